@@ -1,0 +1,124 @@
+"""Channels: one file per type, one map, and the `Sender` that a worker's engine owns.
+
+A new channel type is a file with a configuration and an async function, and a line in `CHANNELS`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from lighthouse.channels import discord, webhook
+from lighthouse.channels.config import ChannelConfig
+from lighthouse.channels.http import Http
+from lighthouse.channels.operators import read_channels, refused
+from lighthouse.channels.templates import LANGUAGES, Message, compose, compose_test
+from lighthouse.configs import validated
+from lighthouse.errors import ConfigError
+from lighthouse.model import Answer, Channel, ChannelType, Delivery
+from lighthouse.settings import Settings
+
+__all__ = ["CHANNELS", "LANGUAGES", "ChannelConfig", "Sender", "json_schema", "operator_channels"]
+__all__ += ["parse_config", "send_test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A channel type: what configures it and what sends one message through it."""
+
+    config: type[ChannelConfig]
+    send: Callable[[Http, Any, Message], Awaitable[Answer]]
+
+
+CHANNELS: Mapping[ChannelType, Kind] = {
+    ChannelType.DISCORD: Kind(config=discord.DiscordConfig, send=discord.send),
+    ChannelType.WEBHOOK: Kind(config=webhook.WebhookConfig, send=webhook.send),
+}
+
+
+def parse_config(type: ChannelType, config: Mapping[str, Any]) -> ChannelConfig:  # noqa: A002
+    """Read and check a channel's configuration.
+
+    Raises ConfigError with one line that names the field and repeats no value of it.
+    """
+    return validated(_kind(type).config, config)
+
+
+def json_schema(type: ChannelType) -> dict[str, Any]:  # noqa: A002
+    """The JSON Schema of a channel type's configuration. Raises ConfigError for an unbuilt type."""
+    return _kind(type).config.model_json_schema()
+
+
+def operator_channels(settings: Settings) -> tuple[Channel, ...]:
+    """The channels that hear of the fleet's own troubles. Raises SettingsError."""
+    channels = read_channels(settings.operator_channels)
+    for index, channel in enumerate(channels):
+        try:
+            parse_config(channel.channel_type, channel.channel_config)
+        except ConfigError as exc:
+            raise refused(index, exc) from None
+    return channels
+
+
+def _kind(type_: ChannelType) -> Kind:
+    kind = CHANNELS.get(type_)
+    if kind is None:
+        raise ConfigError(f"{type_.value} channels are not built yet", "type")
+    return kind
+
+
+class Sender:
+    """Sends messages on the event loop that it was entered on. Not thread-safe.
+
+    `operator_channels` maps the ids of the channels that stand in the settings. Making a sender
+    raises SettingsError when that setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.operator_channels = {c.id: c for c in operator_channels(settings)}
+        self._http = Http(
+            allow=settings.egress_allow,
+            timeout_s=settings.alert_timeout_s,
+            ca_file=settings.ca_file,
+        )
+        #: The longest that `send` takes, in seconds.
+        self.longest_send_s = self._http.longest_s
+
+    async def __aenter__(self) -> "Sender":
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http.__aexit__(kind, error, traceback)
+
+    async def send(self, delivery: Delivery) -> Answer:
+        """Send one delivery, once. What its service or its configuration does never raises.
+
+        Raises ValueError for a delivery without a channel.
+        """
+        if delivery.channel is None:
+            raise ValueError("a delivery without a channel cannot be sent")
+        return await self._send(delivery.channel, compose(delivery, delivery.channel.language))
+
+    async def send_test(self, channel: Channel) -> Answer:
+        """Send a message that only shows that the channel works."""
+        return await self._send(channel, compose_test(channel, datetime.now(UTC)))
+
+    async def _send(self, channel: Channel, message: Message) -> Answer:
+        try:
+            config = parse_config(channel.channel_type, channel.channel_config)
+        except ConfigError as exc:
+            return Answer(ok=False, detail=f"its configuration: {exc}", permanent=True)
+        return await _kind(channel.channel_type).send(self._http, config, message)
+
+
+async def send_test(channel: Channel, settings: Settings) -> Answer:
+    """One test message, now, with a sender of its own: for the command line."""
+    async with Sender(settings) as sender:
+        return await sender.send_test(channel)

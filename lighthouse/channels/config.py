@@ -1,0 +1,33 @@
+"""What every channel shares. Nothing of it prints: a webhook's URL is a password."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from yarl import URL
+
+from lighthouse.urls import checked, is_numeric
+
+
+def _post_url(url: str) -> str:
+    split, host = checked(url)
+    if is_numeric(host) and ":" not in host and host != split.hostname:
+        # Some read 127.1 or 0x7f000001 as addresses, others as names.
+        raise ValueError("has a numeric host that is no usual IP address")
+    try:
+        URL(url)  # the form in which it will be sent
+    except ValueError:
+        raise ValueError("is no valid URL") from None
+    return url
+
+
+#: An address that messages are posted to. Whether its host may be connected to is decided for
+#: each connection, not here: names resolve differently tomorrow.
+PostUrl = Annotated[str, AfterValidator(_post_url), Field(repr=False)]
+
+
+class ChannelConfig(BaseModel):
+    """Configuration of one channel: immutable, complete, without unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_max_length=4096, hide_input_in_errors=True
+    )

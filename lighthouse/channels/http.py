@@ -1,0 +1,288 @@
+"""The one way out to notification services: posts that reach no forbidden address.
+
+Each message has a connection of its own (a pooled one may have died unseen, and the alert with
+it), follows no redirect, carries no cookie, and has one deadline for everything. Nothing that is
+answered here names the address: an incoming webhook's URL is a password.
+"""
+
+import asyncio
+import errno
+import math
+import socket
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from lighthouse import __version__
+from lighthouse.addresses import Network, forbidden
+from lighthouse.channels.pacing import Gate, Pacer
+from lighthouse.errors import SettingsError
+from lighthouse.model import Answer
+
+#: Bytes of an answer that are read, and only when it is a refusal.
+MOST_BODY_BYTES = 16_384
+#: Seconds for the body of a refusal: its status is known already.
+BODY_S = 2.0
+#: Threads that look names up: a tenant's dead name server must not hold up the process' others.
+RESOLVER_THREADS = 16
+#: Messages under way to one address, unless its service wants fewer.
+AT_ONCE = 8
+
+_REFUSED = "forbidden address"
+
+#: OpenSSL's codes for a host name, mail or IP address mismatch; their texts name the host.
+_MISMATCHES = (62, 63, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a service answered."""
+
+    status: int
+    headers: Mapping[str, str]  #: case-insensitive
+    body: bytes  #: the beginning, of a refusal only
+
+    def number(self, header: str) -> float | None:
+        """A header that holds a number not below 0."""
+        return number(self.headers.get(header))
+
+    def retry_after_s(self) -> float | None:
+        """Retry-After in seconds, from seconds or a date."""
+        seconds = self.number("Retry-After")
+        if seconds is not None:
+            return seconds
+        with suppress(TypeError, ValueError):  # no date, or one without a zone
+            date = parsedate_to_datetime(self.headers.get("Retry-After", ""))
+            return max((date - datetime.now(UTC)).total_seconds(), 0.0)
+        return None
+
+
+def number(value: object) -> float | None:
+    """A finite number not below 0, or None."""
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
+
+
+class Http:
+    """Posts messages on the event loop that it was opened on."""
+
+    def __init__(
+        self, *, allow: tuple[Network, ...], timeout_s: float, ca_file: Path | None = None
+    ) -> None:
+        self._allow = allow
+        self._timeout_s = timeout_s
+        self.longest_s = 2 * timeout_s + BODY_S
+        self._ca_file = ca_file
+        self._pacer = Pacer()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Http":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=_trust(self._ca_file),
+                resolver=_Resolver(),
+                use_dns_cache=False,
+                socket_factory=self._guarded,
+                force_close=True,
+                limit=0,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"User-Agent": f"Lighthouse/{__version__}", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _guarded(self, info: Any) -> socket.socket:
+        """Make a socket, unless for an address that may not be connected to.
+
+        aiohttp calls this for every address, numeric ones included, right before it connects.
+        """
+        family, kind, protocol, _, address = info
+        reason = forbidden(str(address[0]), self._allow)
+        if reason is not None:
+            raise OSError(errno.EACCES, f"{_REFUSED}: {reason}")
+        return socket.socket(family, kind, protocol)
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, at_once: int = AT_ONCE
+    ) -> Reply | Answer:
+        """Post to an address in its turn. An Answer tells why there was no reply.
+
+        Takes `longest_s` at the most: its turn, the exchange and the body of a refusal.
+        """
+        gate = self._pacer.gate(url, at_once)
+        gate.users += 1
+        try:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await gate.slots.acquire()
+            except TimeoutError:
+                return _held("waits for earlier messages to the same address", self._timeout_s)
+            try:
+                wait_s = gate.wait_s()
+                if wait_s > 0:
+                    return _held("held back by the service's rate limit", wait_s)
+                reply = await self._exchange(url, body, headers)
+                if isinstance(reply, Reply):
+                    _learn(gate, reply)
+                return reply
+            finally:
+                gate.slots.release()
+        finally:
+            gate.users -= 1
+
+    async def _exchange(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply | Answer:
+        if self._session is None:
+            raise RuntimeError("the sender is not open")
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s) as deadline,
+                self._session.post(
+                    URL(url), data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                deadline.reschedule(None)  # the status is known: what follows has its own bound
+                received = b"" if 200 <= response.status < 300 else await _beginning(response)
+                return Reply(status=response.status, headers=response.headers, body=received)
+        except TimeoutError:
+            return _failed(f"no answer within {self._timeout_s:g} s")
+        except aiohttp.ClientConnectorDNSError:
+            return _failed("the host's name cannot be resolved")
+        except aiohttp.ClientConnectorCertificateError as exc:
+            return _failed(f"TLS: {_certificate_fault(exc.certificate_error)}")
+        except aiohttp.ClientConnectorSSLError:
+            return _failed("TLS: the handshake failed")
+        except aiohttp.ClientConnectorError as exc:
+            return _failed(_connect_fault(exc.os_error))
+        except aiohttp.InvalidURL:  # its text holds the address
+            return Answer(ok=False, detail="the address is no valid URL", permanent=True)
+        except aiohttp.ClientError as exc:
+            return _failed(f"the connection broke ({type(exc).__name__})")
+        except OSError as exc:
+            return _failed(_connect_fault(exc))
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    received = bytearray()
+    with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        async with asyncio.timeout(BODY_S):
+            while len(received) < MOST_BODY_BYTES:
+                chunk = await response.content.read(MOST_BODY_BYTES - len(received))
+                if not chunk:
+                    break
+                received += chunk
+    return bytes(received)
+
+
+def _learn(gate: Gate, reply: Reply) -> None:
+    """Keep away for as long as the service says, whether it refused or just ran out."""
+    limit = reply.number("X-RateLimit-Limit")
+    per_window = None if limit is None else int(limit)
+    reset_s = reply.number("X-RateLimit-Reset-After")
+    if reply.status == 429:
+        wish = reply.retry_after_s()
+        gate.close_for(wish if wish is not None else reset_s or 1.0, per_window=per_window)
+    elif reply.number("X-RateLimit-Remaining") == 0 and reset_s is not None:
+        gate.close_for(reset_s, per_window=per_window)
+
+
+def _failed(detail: str) -> Answer:
+    return Answer(ok=False, detail=detail)
+
+
+def _held(detail: str, seconds: float) -> Answer:
+    return Answer(ok=False, detail=detail, retry_after_s=seconds, tried=False)
+
+
+def _connect_fault(exc: OSError) -> str:
+    """A connection's failure without its address."""
+    text = str(exc)
+    if _REFUSED in text:
+        kind = text.partition(f"{_REFUSED}: ")[2].partition(",")[0].rstrip("'\" ")
+        return f"the address may not be connected to ({kind})"
+    if isinstance(exc, ConnectionRefusedError):
+        return "the connection was refused"
+    if isinstance(exc, ConnectionError):
+        return "the connection was reset"
+    code = errno.errorcode.get(exc.errno or 0)
+    return f"cannot connect ({code})" if code else "cannot connect"
+
+
+def _certificate_fault(exc: Exception) -> str:
+    if not isinstance(exc, ssl.SSLCertVerificationError):
+        return "the certificate is not valid"
+    if exc.verify_code in _MISMATCHES:
+        return "the certificate is for another host"
+    return f"the certificate is not valid ({exc.verify_message})"
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    """The system's authorities, and the operator's own beside them."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as exc:
+            raise SettingsError(f"LIGHTHOUSE_CA_FILE: {exc.strerror or 'no certificates'}") from exc
+    return context
+
+
+class _Resolver(AbstractResolver):
+    """getaddrinfo in threads of its own."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._lookup, host, port, family
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, protocol, _, address in found
+        ]
+
+    @staticmethod
+    def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[Any]:
+        try:
+            return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        except UnicodeError as exc:  # a label that no name may hold
+            raise OSError(errno.EINVAL, "no valid host name") from exc
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,96 @@
+"""The words of the templates, one set a language; a test holds both to the same reasons."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrases:
+    """Everything that an alert says in one language; braces are filled in."""
+
+    down_title: str
+    down: str
+    was_up: str
+    up_title: str
+    up: str
+    was_down: str
+    reason: str
+    detail: str
+    http_status: str
+    latency: str
+    test_title: str
+    test_message: str
+    reasons: Mapping[str, str]  #: by the value of `Reason`
+
+
+ENGLISH = Phrases(
+    down_title="{name} is down",
+    down="The check of {at} failed.",
+    was_up="It had been up for {lasted}.",
+    up_title="{name} is up again",
+    up="The check of {at} succeeded.",
+    was_down="It was down for {lasted}.",
+    reason="Reason",
+    detail="Detail",
+    http_status="HTTP status",
+    latency="Latency",
+    test_title="Test message from Lighthouse",
+    test_message="This channel works: alerts will arrive here.",
+    reasons={
+        "dns_not_found": "the host's name does not exist",
+        "connection_refused": "the connection was refused",
+        "connection_reset": "the connection was reset",
+        "unreachable": "the host cannot be reached",
+        "tls_expired": "the certificate has expired",
+        "tls_wrong_host": "the certificate is for another host",
+        "tls_self_signed": "the certificate is self-signed",
+        "tls_untrusted": "the certificate is not trusted",
+        "tls_handshake": "the TLS handshake failed",
+        "protocol_error": "the answer breaks the protocol",
+        "too_many_redirects": "too many redirects",
+        "forbidden_address": "the address may not be checked",
+        "status_code": "unexpected HTTP status",
+        "header": "a header is not as expected",
+        "body": "the body is not as expected",
+        "body_too_large": "the body is too large",
+        "max_latency": "slower than allowed",
+        "certificate_expiry": "the certificate expires soon",
+        "timeout": "no answer in time",
+    },
+)
+
+SPANISH = Phrases(
+    down_title="{name} está caído",
+    down="La comprobación de {at} falló.",
+    was_up="Llevaba {lasted} en funcionamiento.",
+    up_title="{name} funciona de nuevo",
+    up="La comprobación de {at} tuvo éxito.",
+    was_down="Estuvo caído {lasted}.",
+    reason="Motivo",
+    detail="Detalle",
+    http_status="Estado HTTP",
+    latency="Latencia",
+    test_title="Mensaje de prueba de Lighthouse",
+    test_message="Este canal funciona: las alertas llegarán aquí.",
+    reasons={
+        "dns_not_found": "el nombre del servidor no existe",
+        "connection_refused": "la conexión fue rechazada",
+        "connection_reset": "la conexión se cortó",
+        "unreachable": "no se puede llegar al servidor",
+        "tls_expired": "el certificado ha caducado",
+        "tls_wrong_host": "el certificado es de otro servidor",
+        "tls_self_signed": "el certificado está autofirmado",
+        "tls_untrusted": "el certificado no es de confianza",
+        "tls_handshake": "falló la negociación TLS",
+        "protocol_error": "la respuesta no respeta el protocolo",
+        "too_many_redirects": "demasiadas redirecciones",
+        "forbidden_address": "no se permite comprobar esa dirección",
+        "status_code": "estado HTTP inesperado",
+        "header": "una cabecera no es la esperada",
+        "body": "el contenido no es el esperado",
+        "body_too_large": "el contenido es demasiado grande",
+        "max_latency": "más lento de lo permitido",
+        "certificate_expiry": "el certificado caduca pronto",
+        "timeout": "no respondió a tiempo",
+    },
+)

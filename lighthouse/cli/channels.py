@@ -1,0 +1,128 @@
+"""`lighthouse channels`: where a subscription's alerts go."""
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import click
+
+from lighthouse.cli.support import as_json, json_config, print_json, print_table, run
+from lighthouse.errors import LighthouseError
+from lighthouse.model import ChannelType, Severity
+
+if TYPE_CHECKING:
+    from lighthouse.model import Channel
+    from lighthouse.store.pool import Pool
+
+
+@click.group()
+def channels() -> None:
+    """Where a subscription's alerts go."""
+
+
+@channels.command()
+@click.argument("subscription", type=click.UUID)
+@click.option(
+    "--type",
+    "kind",
+    required=True,
+    type=click.Choice([t.value for t in ChannelType]),
+    help="What kind of channel.",
+)
+@click.option("--config", required=True, help="JSON, or @FILE; `lighthouse schema TYPE` tells.")
+@click.option("--language", default="en", show_default=True, help="Of the alerts: en or es.")
+@click.option(
+    "--min-severity",
+    type=click.Choice([s.value for s in Severity]),
+    default=Severity.WARNING.value,
+    show_default=True,
+    help="The least severe alert that goes there.",
+)
+def add(subscription: UUID, kind: str, config: str, language: str, min_severity: str) -> None:
+    """Send a subscription's alerts there too; prints the new channel's id."""
+    from lighthouse import channels as edge
+    from lighthouse import settings
+    from lighthouse.store import catalog
+
+    type_, given = ChannelType(kind), json_config(config)
+    edge.parse_config(type_, given)
+
+    async def create(pool: "Pool") -> UUID:
+        return await catalog.add_channel(
+            pool,
+            subscription,
+            type_,
+            given,
+            language=language,
+            min_severity=Severity(min_severity),
+            enforce_plans=settings.current().plans == "on",
+        )
+
+    click.echo(run(create))
+
+
+@channels.command("list")
+@click.argument("subscription", type=click.UUID, required=False)
+@click.option("--secrets", is_flag=True, help="With --json: configurations too, secrets included.")
+@as_json
+def list_(subscription: UUID | None, secrets: bool, as_json: bool) -> None:
+    """The channels of a subscription, or all."""
+    from dataclasses import asdict
+
+    from lighthouse.store import catalog
+
+    async def read(pool: "Pool") -> "list[Channel]":
+        if subscription is not None:
+            await catalog.get(pool, subscription)
+        return await catalog.list_channels(pool, subscription)
+
+    found = run(read)
+    if as_json:
+        rows = [asdict(each) for each in found]
+        if not secrets:
+            rows = [
+                {key: value for key, value in row.items() if key != "channel_config"}
+                for row in rows
+            ]
+        print_json(rows)
+        return
+    print_table(
+        ("id", "subscription", "type", "from", "language", "enabled"),
+        [
+            (
+                each.id,
+                each.subscription_id,
+                each.channel_type.value,
+                each.min_severity.value,
+                each.language,
+                each.enabled,
+            )
+            for each in found
+        ],
+        empty="no channels; `lighthouse channels add --help` tells how to make one",
+    )
+
+
+@channels.command()
+@click.argument("id", type=click.UUID)
+def test(id: UUID) -> None:  # noqa: A002 - the argument's name in the help
+    """Send a test alert now; the exit status is 1 when the service does not take it."""
+    from lighthouse import channels as edge
+    from lighthouse import settings
+    from lighthouse.store import catalog
+
+    channel = run(lambda pool: catalog.get_channel(pool, id))
+    answer = asyncio.run(edge.send_test(channel, settings.current()))
+    if not answer.ok:
+        raise LighthouseError(f"the test alert was not taken: {answer.detail}")
+    click.echo(f"sent: {answer.detail}", err=True)
+
+
+@channels.command()
+@click.argument("id", type=click.UUID)
+def remove(id: UUID) -> None:  # noqa: A002
+    """Send no alert there any more."""
+    from lighthouse.store import catalog
+
+    run(lambda pool: catalog.remove_channel(pool, id))
+    click.echo(f"removed {id}", err=True)

@@ -1,0 +1,81 @@
+"""`lighthouse check` and `lighthouse schema`: what needs no database."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from lighthouse.cli.support import as_json, json_config, print_facts, print_json, quiet_logs
+from lighthouse.model import ChannelType, CheckStatus, MonitorType
+
+
+@click.command()
+@click.option(
+    "--type",
+    "monitor",
+    required=True,
+    type=click.Choice([t.value for t in MonitorType]),
+    help="What kind of check.",
+)
+@click.option("--config", required=True, help="JSON, or @FILE; `lighthouse schema TYPE` tells.")
+@as_json
+@click.pass_context
+def check(ctx: click.Context, monitor: str, config: str, as_json: bool) -> None:
+    """Probe a target once, now, and store nothing.
+
+    The exit status is 0 for success and 1 for every other outcome.
+    """
+    from lighthouse import probes, settings
+
+    type_ = MonitorType(monitor)
+    model = probes.parse_config(type_, json_config(config))
+    quiet_logs()
+    outcome = asyncio.run(probes.check_once(type_, model, settings.current()))
+    timings = {
+        phase: getattr(outcome.timings, phase)
+        for phase in ("dns_ms", "tcp_ms", "tls_ms", "ttfb_ms")
+        if getattr(outcome.timings, phase) is not None
+    }
+    found: dict[str, Any] = {
+        "status": outcome.status,
+        "error_code": outcome.reason,
+        "error_message": outcome.message,
+        "latency_ms": outcome.latency_ms,
+        "http_status": outcome.http_status,
+        "http_version": outcome.http_version,
+        "timings": timings,
+        "cert_expires_at": outcome.cert_expires_at,
+        "value": None if outcome.value is None else str(outcome.value),
+        "attempts": outcome.attempts,
+        "response_snippet": outcome.snippet,
+    }
+    if as_json:
+        print_json(found)
+    else:
+        phases = ", ".join(f"{name.removesuffix('_ms')} {ms:.1f}" for name, ms in timings.items())
+        version = outcome.http_version
+        shown = {
+            **found,
+            "http_version": None if version is None else f"{version // 10}.{version % 10}",
+            "timings": phases or None,
+        }
+        print_facts([("target", model.target()), *shown.items()])
+    if outcome.status is not CheckStatus.SUCCESS:
+        ctx.exit(1)
+
+
+@click.command()
+@click.argument(
+    "type",
+    metavar="TYPE",
+    type=click.Choice([*(t.value for t in MonitorType), *(t.value for t in ChannelType)]),
+)
+@click.option("--json", "as_json", is_flag=True, help="As ever: a schema is always JSON.")
+def schema(type: str, as_json: bool) -> None:  # noqa: A002, ARG001
+    """The JSON Schema of a monitor's or channel's configuration."""
+    from lighthouse import channels, probes
+
+    if type in set(MonitorType):
+        print_json(probes.json_schema(MonitorType(type)))
+    else:
+        print_json(channels.json_schema(ChannelType(type)))

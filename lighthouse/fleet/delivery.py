@@ -1,0 +1,250 @@
+"""The courier: takes due deliveries from the outbox, sends them and marks what became of each.
+
+One lane per channel: what goes to one channel goes in order, and a channel that hangs delays no
+other. Between claim and mark a delivery is protected by its lease alone, so a courier that dies
+costs time and, if it had sent already, one repetition with the same key.
+"""
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from uuid import UUID
+
+import structlog
+
+from lighthouse.channels import Sender
+from lighthouse.errors import StoreError, StoreUnavailable
+from lighthouse.model import OPERATOR, Answer, Delivery, DeliveryState
+from lighthouse.retries import next_delay_s
+from lighthouse.store import outbox
+from lighthouse.store.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+#: Channels that are sent to at the same time.
+LANES = 64
+#: Connections that marking takes of the pool, which the recorder needs too.
+MARKS_AT_ONCE = 2
+#: Seconds that a lease outlasts the longest sending: time for the mark, and for what is queued.
+LEASE_MARGIN_S = 20.0
+#: Seconds of that which the mark alone may need.
+MARK_S = 5.0
+#: Seconds between tries to mark while PostgreSQL is away.
+MARK_PAUSE_S = 0.5
+
+#: Seconds that cutting off may take: a few turns of the loop.
+CUT_OFF_S = 1.0
+
+
+class Courier:
+    """Delivers on the event loop of its caller. Not thread-safe."""
+
+    def __init__(self, pool: Pool, sender: Sender) -> None:
+        self._pool = pool
+        self._sender = sender
+        self._lease_s = sender.longest_send_s + LEASE_MARGIN_S
+        self._lanes: dict[UUID, asyncio.Task[int]] = {}
+        self._marks = asyncio.Semaphore(MARKS_AT_ONCE)
+        self._again = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+
+    async def deliver_due(self, limit: int = 50) -> int:
+        """Send what is due, claiming up to `limit` at a time; returns how many were sent.
+
+        Ends when nothing is due any more. A call while another runs makes that one look again and
+        returns 0 at once. Raises StoreError when nothing more can be claimed.
+        """
+        self._again.set()
+        if not self._idle.is_set() or self._closing:
+            return 0
+        self._idle.clear()
+        try:
+            return await self._deliver(limit)
+        finally:
+            self._idle.set()
+
+    async def close(self, timeout_s: float) -> None:
+        """Begin nothing more and let what is being sent end, for `timeout_s` at the most.
+
+        What had to be cut off is sent again by another courier when its lease ends.
+        """
+        self._closing = True
+        self._again.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+            return
+        for lane in self._lanes.values():
+            lane.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CUT_OFF_S):
+                await self._idle.wait()
+
+    async def _deliver(self, limit: int) -> int:
+        sent = 0
+        try:
+            while not self._closing and (self._lanes or self._again.is_set()):
+                self._again.clear()
+                room = LANES - len(self._lanes)
+                if room > 0 and await self._claim(min(limit, room)):
+                    self._again.set()
+                elif self._lanes:
+                    await self._landing()
+                sent += self._landed()
+        finally:
+            if self._lanes:  # closing, or nothing more can be claimed: these are under way
+                await asyncio.wait(self._lanes.values())
+                sent += self._landed()
+        return sent
+
+    async def _claim(self, limit: int) -> bool:
+        until = time.monotonic() + self._lease_s
+        claimed = await outbox.claim(self._pool, limit, self._lease_s, busy=list(self._lanes))
+        by_channel: dict[UUID, list[Delivery]] = {}
+        for delivery in claimed:
+            by_channel.setdefault(delivery.channel_id, []).append(delivery)
+        for channel_id, deliveries in by_channel.items():
+            self._lanes[channel_id] = asyncio.create_task(self._lane(deliveries, until))
+        return bool(claimed)
+
+    async def _landing(self) -> None:
+        """Wait until a lane is done or a new call came."""
+        hint = asyncio.create_task(self._again.wait())
+        try:
+            await asyncio.wait({hint, *self._lanes.values()}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hint.cancel()
+
+    def _landed(self) -> int:
+        """Clear the lanes that are done; returns how many deliveries they sent."""
+        done = {channel: lane for channel, lane in self._lanes.items() if lane.done()}
+        for channel in done:
+            del self._lanes[channel]
+        if done:
+            self._again.set()  # more may be due for a channel that was busy
+        return sum(lane.result() for lane in done.values() if not lane.cancelled())
+
+    async def _lane(self, deliveries: Sequence[Delivery], until: float) -> int:
+        """Send one channel's deliveries one after the other; one's failure loses no other."""
+        sent = 0
+        for delivery in deliveries:
+            try:
+                sent += await self._one(delivery, until)
+            except StoreError as exc:
+                _log(delivery).warning("not marked, its lease will free it", why=str(exc))
+            except Exception as exc:  # noqa: BLE001 - a bug must not lose what comes behind it
+                await self._tell_bug(delivery, exc, until)
+        return sent
+
+    async def _one(self, delivery: Delivery, until: float) -> bool:
+        """Send one delivery and mark it. True when it was sent."""
+        channel = delivery.channel
+        if delivery.subscription_id == OPERATOR:
+            channel = self._sender.operator_channels.get(delivery.channel_id)
+        if channel is None:
+            await self._end(
+                delivery, DeliveryState.CHANNEL_REMOVED, "the channel was removed", until
+            )
+            return False
+        if not channel.enabled:
+            await self._end(
+                delivery, DeliveryState.SUPPRESSED, "the channel is switched off", until
+            )
+            return False
+        # Never begin what another courier could take over before it is marked.
+        late = time.monotonic() + self._sender.longest_send_s + MARK_S > until
+        if late or self._closing:
+            await self._mark(delivery, until, lambda: outbox.put_back(self._pool, delivery))
+            return False
+        answer = await self._sender.send(replace(delivery, channel=channel))
+        return await self._judge(delivery, answer, until)
+
+    async def _judge(self, delivery: Delivery, answer: Answer, until: float) -> bool:
+        if answer.ok:
+            await self._mark(
+                delivery, until, lambda: outbox.mark_sent(self._pool, delivery, answer.detail)
+            )
+            _log(delivery).info("alert sent", answer=answer.detail)
+            return True
+        if answer.permanent:
+            await self._end(delivery, DeliveryState.GAVE_UP, answer.detail, until, gone=answer.gone)
+            return False
+        delay = next_delay_s(
+            attempt=delivery.attempt,
+            age_s=delivery.age_s,
+            chance=random.random(),  # noqa: S311 - spreads retries, guards nothing
+            retry_after_s=answer.retry_after_s,
+        )
+        if delay is None:
+            await self._end(
+                delivery, DeliveryState.GAVE_UP, f"no success in 24 hours: {answer.detail}", until
+            )
+        elif not answer.tried:
+            wait_s = answer.retry_after_s or delay
+            await self._mark(delivery, until, lambda: outbox.put_back(self._pool, delivery, wait_s))
+        else:
+            await self._mark(
+                delivery,
+                until,
+                lambda: outbox.mark_retry(self._pool, delivery, answer.detail, delay),
+            )
+            _log(delivery).warning("alert not taken", answer=answer.detail, again_in_s=delay)
+        return False
+
+    async def _end(
+        self,
+        delivery: Delivery,
+        state: DeliveryState,
+        reason: str,
+        until: float,
+        *,
+        gone: bool = False,
+    ) -> None:
+        await self._mark(
+            delivery,
+            until,
+            lambda: outbox.mark_end(self._pool, delivery, state, reason, disable_channel=gone),
+        )
+        _log(delivery).warning("alert not delivered", state=state.value, reason=reason)
+
+    async def _mark(
+        self, delivery: Delivery, until: float, mark: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Mark while the lease lasts, so that PostgreSQL's short absence repeats no message."""
+        while True:
+            try:
+                async with self._marks:
+                    marked = await mark()
+                if not marked:
+                    _log(delivery).warning("already marked, or taken over by another process")
+                return
+            except StoreUnavailable:
+                if time.monotonic() + MARK_PAUSE_S > until:
+                    raise
+                await asyncio.sleep(MARK_PAUSE_S)
+
+    async def _tell_bug(self, delivery: Delivery, exc: Exception, until: float) -> None:
+        # The frames without the exception's text, which may quote the channel's address.
+        frames = "".join(traceback.format_tb(exc.__traceback__))
+        name = type(exc).__name__
+        _log(delivery).error("a bug kept an alert back", error=name, frames=frames)
+        try:
+            await self._judge(delivery, Answer(ok=False, detail=f"internal error: {name}"), until)
+        except StoreError as store:
+            _log(delivery).warning("not marked, its lease will free it", why=str(store))
+
+
+def _log(delivery: Delivery) -> structlog.stdlib.BoundLogger:
+    bound: structlog.stdlib.BoundLogger = log.bind(
+        event_id=str(delivery.event_id),
+        channel_id=str(delivery.channel_id),
+        alert_type=delivery.alert_type.value,
+        attempt=delivery.attempt,
+    )
+    return bound

@@ -1,0 +1,1 @@
+"""`lighthouse up`: the whole of Lighthouse on this machine, its servers included."""

@@ -1,0 +1,136 @@
+"""Probes: one file per monitor type, one map, and the `Prober` that a worker's engine owns.
+
+A new monitor type is a file with a configuration and an async function, and a line in `MONITORS`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+from lighthouse.configs import validated
+from lighthouse.errors import ConfigError
+from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
+from lighthouse.probes import http
+from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
+from lighthouse.probes.curl import CurlTransport
+from lighthouse.probes.transport import Transport
+from lighthouse.settings import Settings
+
+__all__ = ["MONITORS", "Monitor", "MonitorConfig", "Prober", "check_once", "json_schema"]
+__all__ += ["parse_config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitor:
+    """A monitor type: what configures it and what runs one attempt of it."""
+
+    config: type[MonitorConfig]
+    probe: Callable[[Transport, Any, float], Awaitable[Outcome]]
+
+
+MONITORS: Mapping[MonitorType, Monitor] = {
+    MonitorType.HTTP: Monitor(config=http.HttpConfig, probe=http.probe),
+}
+
+#: What a second look a moment later would find again.
+_FINAL = frozenset(
+    {
+        Reason.FORBIDDEN_ADDRESS,
+        Reason.TLS_EXPIRED,
+        Reason.CERTIFICATE_EXPIRY,
+        Reason.PROBER_CONFIG,
+    }
+)
+
+
+def parse_config(type: MonitorType, config: Mapping[str, Any]) -> MonitorConfig:  # noqa: A002
+    """Read and check a monitor's configuration.
+
+    Raises ConfigError with one line that names the field and repeats no value of it.
+    """
+    return validated(_monitor(type).config, config)
+
+
+def json_schema(type: MonitorType) -> dict[str, Any]:  # noqa: A002
+    """The JSON Schema of a monitor type's configuration. Raises ConfigError for an unbuilt type."""
+    return _monitor(type).config.model_json_schema()
+
+
+def _monitor(type_: MonitorType) -> Monitor:
+    monitor = MONITORS.get(type_)
+    if monitor is None:
+        raise ConfigError(f"{type_.value} checks are not built yet", "type")
+    return monitor
+
+
+class Prober:
+    """Runs probes on the event loop that it was started on. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transport: Transport | None = None
+
+    async def start(self) -> None:
+        """Open the transport on the running loop. Raises SettingsError without a CA bundle."""
+        if self._transport is None:
+            self._transport = CurlTransport(
+                allow=self._settings.egress_allow, ca_file=self._settings.ca_file
+            )
+
+    async def close(self) -> None:
+        """End every running probe, whose callers are cancelled."""
+        if self._transport is not None:
+            await self._transport.close()
+            self._transport = None
+
+    async def __aenter__(self) -> "Prober":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def probe(
+        self,
+        type: MonitorType,  # noqa: A002
+        config: MonitorConfig,
+        interval_s: float,
+    ) -> Outcome:
+        """Check a target once, with the retries that its configuration allows inside the slot.
+
+        Takes `config.worst_case_s(interval_s)` at the most. The target cannot make it raise.
+        """
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError("the prober is not started")
+        run = _monitor(type).probe
+        timeout_s = config.timeout_s(interval_s)
+        outcome = await run(transport, config, timeout_s)
+        attempts = 1
+        while (
+            outcome.status is not CheckStatus.SUCCESS
+            and attempts <= config.retries
+            and outcome.reason not in _FINAL
+        ):
+            await asyncio.sleep(RETRY_PAUSE_S)
+            outcome = await run(transport, config, timeout_s)
+            attempts += 1
+        return outcome if attempts == 1 else replace(outcome, attempts=attempts)
+
+
+async def check_once(
+    type: MonitorType,  # noqa: A002
+    config: MonitorConfig,
+    settings: Settings,
+    interval_s: float = 60.0,
+) -> Outcome:
+    """One probe, now, with a prober of its own: for the command line."""
+    async with Prober(settings) as prober:
+        return await prober.probe(type, config, interval_s)

@@ -1,0 +1,378 @@
+"""One libcurl easy handle: the options of an exchange, its callbacks and what it found.
+
+Handles are reused: most options stay as they are, and a plain GET sets only its URL and deadline.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pycurl
+
+from lighthouse import __version__
+from lighthouse.model import Reason, Timings
+from lighthouse.probes import faults
+from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
+
+#: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
+#: targets at the largest body each would otherwise be a gigabyte.
+BUDGET_BYTES = 24 * 1024 * 1024
+
+#: What each answer may hold beside that budget, so that a few large ones never starve the small.
+OWN_BYTES = 16 * 1024
+
+_USER_AGENT = f"Lighthouse/{__version__}"
+_HEADERS = ("Accept: */*", "Accept-Encoding: identity")
+
+_SOCKET_BAD: int = pycurl.SOCKET_BAD
+
+#: What an idle handle carries.
+_NO_REQUEST = HttpRequest(url="", host="", port=0)
+
+_NO_HEADERS: Mapping[str, tuple[str, ...]] = {}
+
+_VERSIONS = {
+    pycurl.CURL_HTTP_VERSION_1_0: 10,
+    pycurl.CURL_HTTP_VERSION_1_1: 11,
+    pycurl.CURL_HTTP_VERSION_2_0: 20,
+    pycurl.CURL_HTTP_VERSION_3: 30,
+}
+
+
+#: Groups that are offered for the key exchange, every server's among them. OpenSSL's own list
+#: begins with a post-quantum one, whose keys cost a tenth of an HTTPS check and protect nothing
+#: here: what a probe sends is no secret worth keeping for decades.
+_GROUPS = "X25519:P-256:P-384:P-521"
+
+
+class Shared:
+    """What all handles of a transport have in common."""
+
+    def __init__(self, guard: Callable[[str], str | None], ca_file: str) -> None:
+        self.guard = guard  #: why an address may not be connected to, or None
+        self.ca_file = ca_file
+        self.bytes_left = BUDGET_BYTES
+
+
+class Handle:
+    """A reusable easy handle and what its callbacks note during one exchange."""
+
+    __slots__ = (
+        "addresses",
+        "claimed",
+        "dirty",
+        "dns_ms",
+        "easy",
+        "future",
+        "headers",
+        "held",
+        "kept",
+        "name",
+        "out_of_memory",
+        "received",
+        "refused",
+        "request",
+        "room",
+        "shared",
+        "socket_errno",
+        "timeout_s",
+        "truncated",
+    )
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.easy = pycurl.Curl()
+        self.dirty = False
+        self.name = ""  #: "-host:port" of the name that libcurl was last told through it
+        self.dns_ms: float | None = None
+        self.request = _NO_REQUEST
+        self.future: asyncio.Future[HttpResponse | TransportError] | None = None
+        self.kept: list[bytes] = []
+        self.headers: list[bytes] = []
+        self.addresses: list[str] = []
+        self.clear()
+        self._prepare()
+
+    def clear(self) -> None:
+        self.request, self.future = _NO_REQUEST, None
+        self.received = self.room = self.held = self.claimed = self.socket_errno = 0
+        self.truncated = self.out_of_memory = False
+        self.refused: tuple[str, str] | None = None
+        self.timeout_s = 0.0
+        if self.kept:
+            self.kept = []
+        if self.headers:
+            self.headers = []
+        if self.addresses:
+            self.addresses = []
+
+    def open_socket(self, _purpose: int, address: Any) -> int:
+        """The guard: libcurl asks here for every socket, and connects to nothing else."""
+        family, kind, protocol, target = address
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            self.refused = ("a local socket", "local")
+            return _SOCKET_BAD
+        text = target[0]
+        why = self.shared.guard(text)
+        if why is not None:
+            self.refused = (text, why)
+            return _SOCKET_BAD
+        try:
+            opened: int = socket.SocketType(family, kind, protocol).detach()
+        except OSError as exc:
+            self.socket_errno = exc.errno or 0
+            return _SOCKET_BAD
+        self.addresses.append(text)
+        return opened
+
+    def write(self, data: bytes) -> int | None:
+        """Keep as much of the body as was asked for; end the transfer at its limit."""
+        size = len(data)
+        self.received += size
+        if self.room > 0:
+            part = data if size <= self.room else data[: self.room]
+            if not self._hold(len(part)):
+                return -1
+            self.room -= len(part)
+            self.kept.append(part)
+        if self.received > self.request.max_body_bytes:
+            self.truncated = True
+            return -1
+        return None
+
+    def header(self, line: bytes) -> int | None:
+        if not self._hold(len(line)):
+            return -1
+        if line.startswith(b"HTTP/"):  # after an informational answer the real one begins
+            self.headers.clear()
+        self.headers.append(line)
+        return None
+
+    def _hold(self, size: int) -> bool:
+        """Account for memory that the target fills; False when too much of it is in use."""
+        before = self.held
+        self.held += size
+        if self.held > OWN_BYTES:
+            wanted = self.held - max(before, OWN_BYTES)
+            if wanted > self.shared.bytes_left:
+                self.out_of_memory = True
+                return False
+            self.shared.bytes_left -= wanted
+            self.claimed += wanted
+        return True
+
+    def begin(
+        self,
+        request: HttpRequest,
+        *,
+        timeout_s: float,
+        left_s: float,
+        names: list[str],
+        dns_ms: float | None,
+    ) -> None:
+        """Set the exchange up. `names`: what libcurl shall forget and know of names."""
+        self.request = request
+        self.timeout_s = timeout_s
+        self.room = request.keep_body_bytes
+        self.dns_ms = dns_ms
+        setopt = self.easy.setopt
+        if names:
+            if self.name:
+                names.insert(0, self.name)
+            self.name = f"-{request.host}:{request.port}"
+            setopt(pycurl.RESOLVE, names)
+        setopt(pycurl.URL, request.url)
+        setopt(pycurl.TIMEOUT_MS, max(1, int(left_s * 1000)))
+        if (
+            request.method != "GET"
+            or request.headers
+            or request.body is not None
+            or request.want_headers
+            or not request.verify_tls
+        ):
+            self._vary(request)
+
+    def end(self) -> None:
+        """Give back what the exchange held and be ready for the next."""
+        self.shared.bytes_left += self.claimed
+        if self.dirty:
+            self.dirty = False
+            self.easy.reset()
+            self._prepare()
+        self.clear()
+
+    def _prepare(self) -> None:
+        """What every exchange has in common."""
+        setopt = self.easy.setopt
+        setopt(pycurl.NOSIGNAL, 1)
+        setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        setopt(pycurl.FOLLOWLOCATION, 0)
+        setopt(pycurl.PROXY, "")  # not even the environment's
+        setopt(pycurl.NOPROXY, "*")
+        setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
+        setopt(pycurl.FRESH_CONNECT, 1)
+        setopt(pycurl.FORBID_REUSE, 1)
+        setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
+        setopt(pycurl.SSL_SESSIONID_CACHE, 0)
+        setopt(pycurl.SSL_EC_CURVES, _GROUPS)
+        setopt(pycurl.CAINFO, self.shared.ca_file)
+        setopt(pycurl.OPT_CERTINFO, 1)
+        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+        setopt(pycurl.USERAGENT, _USER_AGENT)
+        setopt(pycurl.HTTPHEADER, _HEADERS)
+        setopt(pycurl.WRITEFUNCTION, self.write)
+        setopt(pycurl.OPENSOCKETFUNCTION, self.open_socket)
+
+    def _vary(self, request: HttpRequest) -> None:
+        """What makes an exchange different from a plain GET."""
+        self.dirty = True
+        setopt = self.easy.setopt
+        if request.method == "HEAD":
+            setopt(pycurl.NOBODY, 1)
+        else:
+            if request.body is not None or request.method == "POST":
+                setopt(pycurl.POSTFIELDS, request.body or b"")
+            setopt(pycurl.CUSTOMREQUEST, request.method)
+        if not request.verify_tls:
+            setopt(pycurl.SSL_VERIFYPEER, 0)
+            setopt(pycurl.SSL_VERIFYHOST, 0)
+        if request.want_headers:
+            setopt(pycurl.HEADERFUNCTION, self.header)
+        given = {name.lower() for name, _ in request.headers}
+        lines = [
+            # libcurl's way to send an empty value; a bare colon would remove the header
+            (f"{name}: {value}" if value else f"{name};").encode()
+            for name, value in request.headers
+        ]
+        lines += [line.encode() for line in _HEADERS if line.partition(":")[0].lower() not in given]
+        if request.body is not None:
+            lines.append(b"Expect:")  # no waiting for "100 Continue"
+            if "content-type" not in given:
+                lines.append(b"Content-Type:")
+        setopt(pycurl.HTTPHEADER, lines)
+
+    def response(self) -> HttpResponse:
+        """The answer that has come."""
+        easy = self.easy
+        info = easy.getinfo
+        status = info(pycurl.RESPONSE_CODE)
+        location = info_text(easy, pycurl.REDIRECT_URL) if 300 <= status < 400 else None
+        return HttpResponse(
+            status=status,
+            version=_VERSIONS.get(info(pycurl.INFO_HTTP_VERSION)),
+            body=self.kept[0] if len(self.kept) == 1 else b"".join(self.kept),
+            truncated=self.truncated,
+            total_ms=info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0),
+            timings=_timings(easy, self.dns_ms),
+            content_type=info_text(easy, pycurl.CONTENT_TYPE),
+            headers=parse_headers(self.headers) if self.headers else _NO_HEADERS,
+            location=location,
+            cert_expires_at=cert_expiry(easy) if self.request.url.startswith("https") else None,
+        )
+
+    def error(self, code: int, text: str) -> TransportError:
+        """Why none has come."""
+        easy = self.easy
+        request = self.request
+        info = easy.getinfo
+        timings = _timings(easy, self.dns_ms)
+        total_ms = info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0)
+        expires = cert_expiry(easy) if request.url.startswith("https") else None
+        if self.out_of_memory:
+            reason, message = Reason.PROBER_MEMORY, "the prober's memory for bodies is in use"
+        else:
+            reason, message = faults.classify(
+                faults.Evidence(
+                    code=code,
+                    text=text,
+                    host=request.host,
+                    port=request.port,
+                    timeout_s=self.timeout_s,
+                    os_errno=info(pycurl.OS_ERRNO),
+                    socket_errno=self.socket_errno,
+                    verify_result=info(pycurl.SSL_VERIFYRESULT),
+                    refused=self.refused,
+                    addresses=tuple(self.addresses),
+                    routed=any(has_route(address) for address in self.addresses),
+                    connected=info(pycurl.CONNECT_TIME_T) > 0,
+                    secured=info(pycurl.APPCONNECT_TIME_T) > 0
+                    or not request.url.startswith("https"),
+                    sent=info(pycurl.POSTTRANSFER_TIME_T) > 0,
+                )
+            )
+        return TransportError(
+            reason=reason,
+            message=message,
+            total_ms=total_ms,
+            timings=timings,
+            cert_expires_at=expires,
+        )
+
+
+def _timings(easy: Any, dns_ms: float | None) -> Timings:
+    """The phases' lengths from libcurl's marks, which count from the exchange's start in µs."""
+    info = easy.getinfo
+    named = info(pycurl.NAMELOOKUP_TIME_T)
+    connected = info(pycurl.CONNECT_TIME_T)
+    secured = info(pycurl.APPCONNECT_TIME_T)
+    sent = info(pycurl.POSTTRANSFER_TIME_T)
+    answered = info(pycurl.STARTTRANSFER_TIME_T)
+    return Timings(
+        dns_ms=dns_ms,
+        tcp_ms=(connected - named) / 1000 if connected else None,
+        tls_ms=(secured - connected) / 1000 if secured else None,
+        ttfb_ms=(answered - sent) / 1000 if answered > sent > 0 else None,
+    )
+
+
+def info_text(easy: Any, what: int) -> str | None:
+    """A text of the target's: UTF-8 where it can be that, else Latin-1."""
+    raw = easy.getinfo_raw(what)
+    if raw is None:
+        return None
+    try:
+        return str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return str(raw, "latin-1")
+
+
+def parse_headers(lines: list[bytes]) -> dict[str, tuple[str, ...]]:
+    """Header lines by lower-case name; the status line and the closing empty line fall away."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon and not name.startswith("HTTP/"):
+            key = name.strip().lower()
+            found[key] = (*found.get(key, ()), value.strip())
+    return found
+
+
+def cert_expiry(easy: Any) -> datetime | None:
+    """When the target's own certificate ends; known although it was refused."""
+    chain = easy.getinfo_raw(pycurl.INFO_CERTINFO)  # bytes: a subject may be no text
+    for key, value in chain[0] if chain else ():
+        if key == b"Expire date":
+            return parse_expiry(value.decode("ascii", "replace"))
+    return None
+
+
+def parse_expiry(text: str) -> datetime | None:
+    """libcurl's form of a certificate's time, ``Nov 24 03:25:00 2026 GMT``."""
+    try:
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def has_route(address: str) -> bool:
+    """Whether this host's routing table leads to an address. UDP's connect sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 53))
+    except OSError:
+        return False
+    return True

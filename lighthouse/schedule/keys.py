@@ -1,0 +1,58 @@
+"""The names of the keys, the layout of the packed values, and the Lua that every script shares.
+
+    lh:schedule  sorted set  subscription (16 bytes) -> next slot, ms
+    lh:meta      hash        subscription -> version, interval, phase, epoch, queue (packed)
+    lh:spec      hash        subscription -> version (packed) + JSON of type and configuration
+    lh:leases    sorted set  batch -> when to look at its lease again, ms
+    lh:lease:ID  hash        q queue, s state (q queued, r running), a attempt, n number in its
+                             queue, c time of that state, b body: (subscription, slot) packed,
+                             l how many workers lost it
+    lh:numbers   hash        queue -> number of its newest batch; of the batch that started
+                             last: queue:started (its number), queue:at, queue:waited (ms)
+    lh:workers   sorted set  worker -> until when it counts as alive, ms
+    lh:clock     string      the latest time that a claim has seen, ms
+    lh:database  string      identity of the PostgreSQL database that the schedule was made from
+    lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
+
+A batch's attempt is its lease's token: who holds another one has lost the batch.
+"""
+
+import struct
+
+SCHEDULE = "lh:schedule"
+META = "lh:meta"
+SPEC = "lh:spec"
+LEASES = "lh:leases"
+LEASE_PREFIX = "lh:lease:"
+NUMBERS = "lh:numbers"
+WORKERS = "lh:workers"
+CLOCK = "lh:clock"
+COUNTERS = "lh:counters"
+DATABASE = "lh:database"
+
+#: Queues by their code in `lh:meta`.
+QUEUES = ("checks", "browser")
+
+META_FORMAT = struct.Struct(">QIIQB")  # version, interval ms, phase ms, epoch id, queue code
+SPEC_HEAD = struct.Struct(">Q")  # version
+STARTED_FORMAT = struct.Struct(">16sQQI")  # subscription, slot, version, interval ms
+
+#: A step back of Redis' clock up to this is waited out; a longer one is taken as the new time.
+CLOCK_HOLD_MS = 10_000
+
+#: `clock(true)` also remembers the time. It never goes back by less than CLOCK_HOLD_MS; the second
+#: value is 1 when it went back by more.
+LUA_CLOCK = f"""
+local function clock(remember)
+  local t = redis.call('TIME')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000)
+  local last = tonumber(redis.call('GET', '{CLOCK}') or '0')
+  local jumped = 0
+  if now < last then
+    if last - now <= {CLOCK_HOLD_MS} then return last, 0 end
+    jumped = 1
+  end
+  if remember then redis.call('SET', '{CLOCK}', string.format('%.0f', now)) end
+  return now, jumped
+end
+"""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the truth. One schema on three editions; every statement of Lighthouse lives here."""

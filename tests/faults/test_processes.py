@@ -1,0 +1,157 @@
+"""Real processes killed at the worst moment; the rows alone say whether anything was lost."""
+
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from lighthouse.model import to_slot
+from tests.support.checker import Verdicts, check
+from tests.support.fleet import Fleet
+
+#: Short, so that the sweep writes what is missed while the test watches.
+GRACE_S = 15
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path, LIGHTHOUSE_MISSED_GRACE_S=str(GRACE_S)) as made:
+        yield made
+
+
+def real_rows(fleet: Fleet, since: int = 0) -> int:
+    count: int = fleet.scalar(
+        "SELECT count(*) FROM check_history WHERE status IN ('success', 'failure', 'timeout')"
+        " AND time > to_timestamp(%s / 1000.0)",
+        since,
+    )
+    return count
+
+
+def now() -> int:
+    return to_slot(datetime.now(UTC))
+
+
+def settle(fleet: Fleet) -> Verdicts:
+    """Wait until every slot so far is accounted for, then check the rows."""
+    until = now()
+    fleet.wait_for(
+        "the watermark",
+        lambda: (
+            fleet.scalar(
+                "SELECT max((value->>'slot')::bigint) FROM fleet_state WHERE key = 'accounted_to'"
+            )
+            >= until
+        ),
+        GRACE_S + 60,
+    )
+    return check(fleet.database_url, until=until)
+
+
+def test_a_worker_killed_mid_batch_costs_no_slot(fleet: Fleet) -> None:
+    """Fails when `_REAP` in schedule/claims.py ignores running leases: slots end as missed."""
+    fleet.subscribe(40, interval_s=20)
+    fleet.subscribe(20, interval_s=20, path="/hang")  # so that it dies with probes in flight
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 20)
+    held = fleet.wait_for(
+        "a running batch",
+        lambda: fleet.scalar("SELECT count(*) FROM check_history WHERE status = 'timeout'") >= 1,
+    )
+    assert held
+    fleet.kill("w1")
+    killed = now()
+    fleet.start_worker("w2")
+    fleet.wait_for("results after the kill", lambda: real_rows(fleet, killed) >= 60)
+    found = settle(fleet)
+    found.assert_invariants()
+    # A lease is reaped within its 15 s and the slots are 20 s apart: nothing needs to be missed.
+    assert found.statuses["missed"] == 0
+    assert found.statuses["success"] >= 80
+
+
+def test_checks_go_on_within_thirty_seconds_of_each_servers_return(fleet: Fleet) -> None:
+    """Fails when beat's tick raises, or when the recorder drops rows that it could not flush."""
+    fleet.subscribe(50, interval_s=10)
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 50)
+    for server in ("redis", "postgres"):
+        fleet.kill(server)
+        time.sleep(3)
+        fleet.again(server)
+        back = now()
+        fleet.wait_for(
+            f"results after {server}'s return",
+            lambda since=back: real_rows(fleet, since) >= 25,
+            30,
+        )
+    settle(fleet).assert_invariants()
+
+
+def test_a_flushed_redis_is_rebuilt_from_postgresql(fleet: Fleet) -> None:
+    """Fails when the reconciler compares no numbers: nothing is scheduled any more."""
+    import redis
+
+    fleet.subscribe(50, interval_s=10)
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 50)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.flushall()
+    flushed = now()
+    fleet.wait_for("results after FLUSHALL", lambda: real_rows(fleet, flushed) >= 50, 30)
+    settle(fleet).assert_invariants()
+
+
+def test_a_stopped_worker_that_wakes_up_doubles_nothing(fleet: Fleet) -> None:
+    """Fails when a lease is renewed without comparing its attempt."""
+    fleet.subscribe(40, interval_s=20)
+    fleet.subscribe(20, interval_s=20, path="/hang")
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 20)
+    fleet.signal("w1", signal.SIGSTOP)
+    stopped = now()
+    fleet.start_worker("w2")
+    fleet.wait_for("results of the other worker", lambda: real_rows(fleet, stopped) >= 60, 90)
+    fleet.signal("w1", signal.SIGCONT)
+    time.sleep(5)
+    settle(fleet).assert_invariants()
+
+
+def test_a_clean_stop_leaves_its_unfinished_checks_to_another_worker(fleet: Fleet) -> None:
+    """Fails when the engine's close does not give leases back: their slots wait 15 s longer."""
+    fleet.subscribe(30, interval_s=30)
+    fleet.subscribe(10, interval_s=30, path="/hang", timeout=10.0)
+    fleet.start_beat()
+    fleet.start_worker("w1", LIGHTHOUSE_SHUTDOWN_S="1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 20)
+    began = time.monotonic()
+    fleet.stop("w1")
+    assert time.monotonic() - began < 10
+    fleet.start_worker("w2")
+    stopped = now()
+    fleet.wait_for("results after the stop", lambda: real_rows(fleet, stopped) >= 40, 90)
+    found = settle(fleet)
+    found.assert_invariants()
+    assert found.statuses["missed"] == 0
+
+
+def test_two_beats_double_nothing(fleet: Fleet) -> None:
+    """Fails when `_CLAIM` reads and moves the seats in two calls."""
+    fleet.subscribe(200, interval_s=10)
+    fleet.start_beat("beat1")
+    fleet.start_beat("beat2")
+    fleet.start_worker("w1")
+    fleet.wait_for("results", lambda: real_rows(fleet) >= 600)
+    fleet.kill("beat1")
+    later = now()
+    fleet.wait_for("results of the other beat", lambda: real_rows(fleet, later) >= 200)
+    found = settle(fleet)
+    found.assert_invariants()
+    assert found.statuses["missed"] == 0
