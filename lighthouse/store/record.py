@@ -29,6 +29,10 @@ log = structlog.get_logger(__name__)
 LATE_HORIZON_MS = 7 * 86_400_000
 #: Beat knows of a changed schedule within seconds; until then it claims slots that are no more due.
 CHANGES_KNOWN_MS = 120_000
+#: Held by every flush, shared; alone by one whose verdict might overlook rows not yet committed.
+JUDGE_LOCK = 0x6C68_6A75_6467
+#: A result younger than its interval less this cannot have met its successor in another flush.
+SUCCESSOR_MARGIN_MS = 5_000
 #: A flush that deadlocks or loses a serialization race is tried so often.
 MAX_TRIES = 4
 
@@ -60,6 +64,7 @@ _LIST = ", ".join(COLUMNS)
 _BEGIN = f"""
 BEGIN;
 SELECT pg_advisory_xact_lock_shared({ROLLUP_LOCK});
+SELECT pg_advisory_xact_lock{{shared}}({JUDGE_LOCK});
 SELECT now(),
        (SELECT open_from FROM rollup_state WHERE rollup = 'hourly'),
        (SELECT (value->>'slot')::bigint FROM fleet_state WHERE key = 'accounted_to'),
@@ -201,15 +206,24 @@ async def _store_culprit(pool: Pool, culprit: Result, exc: RejectedData) -> Reco
         return Recorded(stored=0, refused=1)
 
 
+class _NotAloneError(Exception):
+    """A verdict is to change for a slot whose successor another flush may hold uncommitted.
+
+    That flush would find the old verdict and call itself steady, so this one must be alone.
+    """
+
+
 async def _retried(pool: Pool, results: Sequence[Result]) -> Recorded:
-    merge = False
+    merge = alone = False
     tries = 0
     while True:
         tries += 1
         try:
             with translated():
                 async with pool.connection() as connection:
-                    return await _flush(connection, results, merge=merge)
+                    return await _flush(connection, results, merge=merge, alone=alone)
+        except _NotAloneError:
+            alone = True
         except RejectedData as exc:
             cause = exc.__cause__
             if isinstance(cause, psycopg.errors.UniqueViolation) and not merge:
@@ -227,9 +241,11 @@ async def _retried(pool: Pool, results: Sequence[Result]) -> Recorded:
                 raise
 
 
-async def _flush(connection: Connection, results: Sequence[Result], *, merge: bool) -> Recorded:
+async def _flush(
+    connection: Connection, results: Sequence[Result], *, merge: bool, alone: bool
+) -> Recorded:
     try:
-        now, open_from, accounted_to, changed = await _begin(connection, results)
+        now, open_from, accounted_to, changed = await _begin(connection, results, alone)
         horizon = to_slot(now) - LATE_HORIZON_MS
         recent = [r for r in results if r.slot > horizon]
         wanted = await _due(connection, recent) if changed else recent
@@ -238,7 +254,7 @@ async def _flush(connection: Connection, results: Sequence[Result], *, merge: bo
             await _leave_gaps(connection, [r for r in stored if r.slot <= accounted_to])
         if open_from is not None:
             await _mark_dirty(connection, [r for r in stored if r.slot < to_slot(open_from)])
-        events = await _judge(connection, stored)
+        events = await _judge(connection, stored, None if alone else to_slot(now))
         await connection.execute("COMMIT")
     except BaseException:
         # A pooled connection must not go back inside a transaction; a broken one cannot.
@@ -255,10 +271,14 @@ async def _flush(connection: Connection, results: Sequence[Result], *, merge: bo
 
 
 async def _begin(
-    connection: Connection, results: Sequence[Result]
+    connection: Connection, results: Sequence[Result], alone: bool
 ) -> tuple[datetime, datetime | None, int | None, bool]:
     slots = [r.slot for r in results]
-    begin = _BEGIN.format(since=min(slots) - CHANGES_KNOWN_MS, until=max(slots))
+    begin = _BEGIN.format(
+        shared="" if alone else "_shared",
+        since=min(slots) - CHANGES_KNOWN_MS,
+        until=max(slots),
+    )
     cursor = await connection.execute(begin.encode())
     while cursor.nextset():
         pass
@@ -312,8 +332,11 @@ async def _mark_dirty(connection: Connection, late: list[Result]) -> None:
         )
 
 
-async def _judge(connection: Connection, stored: list[Result]) -> int:
-    """Decide the verdicts that these rows may change; returns how many alerts were written."""
+async def _judge(connection: Connection, stored: list[Result], now: int | None) -> int:
+    """Decide the verdicts that these rows may change; returns how many alerts were written.
+
+    `now` is None in a flush that is alone. Raises _NotAloneError.
+    """
     up = _uuids(r for r in stored if r.status is CheckStatus.SUCCESS)
     down = _uuids(r for r in stored if r.status.down)
     cursor = await connection.execute(_UNSTEADY, (up, down))
@@ -327,7 +350,7 @@ async def _judge(connection: Connection, stored: list[Result]) -> int:
     for row in await cursor.fetchall():
         latest.setdefault(row[0], []).append(row)
     events = 0
-    for subscription_id, believed, since, name, target_type, _ in states:
+    for subscription_id, believed, since, name, target_type, interval_s in states:
         rows = latest.get(subscription_id, [])
         transition = verdict.decide(
             verdict.Belief(
@@ -337,6 +360,8 @@ async def _judge(connection: Connection, stored: list[Result]) -> int:
         )
         if transition is None:
             continue
+        if now is not None and now - transition.slot > interval_s * 1000 - SUCCESSOR_MARGIN_MS:
+            raise _NotAloneError
         at = from_slot(transition.slot)
         await connection.execute(
             _SET_STATE, (transition.belief.verdict.value, at, at, subscription_id)

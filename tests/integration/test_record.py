@@ -302,6 +302,35 @@ async def test_recorders_that_meet_on_the_same_targets_end_in_one_verdict(pool: 
     assert doubled == []
 
 
+async def test_a_late_failure_does_not_overlook_the_success_that_another_recorder_stores(
+    pool: Pool,
+) -> None:
+    subscription_id = await a_subscription(pool)
+    slot = base_slot()
+    await record(pool, [result(subscription_id, slot)])
+    # Held up between its decision and its commit, in which time the other one is done.
+    await execute(
+        pool,
+        """
+        CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.6); RETURN new; END $$
+        """,
+    )
+    await execute(
+        pool,
+        "CREATE TRIGGER linger BEFORE UPDATE ON subscription_state"
+        " FOR EACH ROW WHEN (new.verdict = 'down') EXECUTE FUNCTION linger()",
+    )
+    late = asyncio.create_task(record(pool, [result(subscription_id, slot + MINUTE, DOWN)]))
+    await asyncio.sleep(0.3)
+    await record(pool, [result(subscription_id, slot + 2 * MINUTE)])
+    await late
+    await execute(pool, "DROP TRIGGER linger ON subscription_state; DROP FUNCTION linger")
+    assert await fetch(pool, "SELECT verdict::text FROM subscription_state") == [("up",)]
+    events = await fetch(pool, "SELECT alert_type::text FROM alert_history ORDER BY time")
+    assert events == [("downtime",), ("recovery",)]
+
+
 async def test_late_rows_of_a_closed_hour_are_marked_for_the_rollups(pool: Pool) -> None:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     await execute(

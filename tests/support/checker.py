@@ -20,7 +20,7 @@ LONGEST_PROBE_MS = 15_000
 _ROWS = """
 SELECT subscription_id, (extract(epoch FROM time) * 1000)::bigint, status::text,
        coalesce(delay_ms, 0)
-  FROM check_history WHERE time <= to_timestamp(%s / 1000.0)
+  FROM check_history
 """
 
 
@@ -53,12 +53,17 @@ class Verdicts:
 
 
 def check(database_url: str, *, until: int) -> Verdicts:
-    """Check every slot up to `until` (ms since the epoch; must have been accounted for)."""
+    """Check every slot up to `until` (ms since the epoch; must have been accounted for).
+
+    The fleet may go on meanwhile: all is read in one snapshot, and what is told and believed is
+    held against every row in it, later ones too.
+    """
     found = Verdicts()
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with psycopg.connect(database_url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         rows: dict[UUID, dict[int, str]] = {}
         began: dict[tuple[UUID, int], int] = {}
-        for subscription_id, slot, status, delay in connection.execute(_ROWS, (until,)):
+        for subscription_id, slot, status, delay in connection.execute(_ROWS):
             rows.setdefault(subscription_id, {})[slot] = status
             began[subscription_id, slot] = slot + delay
         gaps: dict[UUID, set[int]] = {}
@@ -76,7 +81,11 @@ def check(database_url: str, *, until: int) -> Verdicts:
             interval, phase, first, end = epoch
             span = Epoch(interval_ms=interval, phase_ms=phase, first_slot=first, to=end)
             due.setdefault(subscription_id, set()).update(span.due(first - 1, until))
-        _account(found, due, rows, gaps)
+        settled = {
+            identity: {slot: status for slot, status in stored.items() if slot <= until}
+            for identity, stored in rows.items()
+        }
+        _account(found, due, settled, gaps)
         _alerts(found, connection, rows, began)
     return found
 
