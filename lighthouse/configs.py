@@ -4,13 +4,16 @@ No refusal repeats a value: it may be a secret.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from lighthouse.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
+
+#: Text that nobody but the engine may read: encrypted where it is stored and where it travels.
+Secret = Annotated[str, "secret"]
 
 #: What writes or reads JSON by recursion meets its limit far beyond this, on any stack.
 DEEPEST = 64

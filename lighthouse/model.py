@@ -197,6 +197,26 @@ NO_TIMINGS = Timings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One assertion of a check and what was found: for people who look at a single check."""
+
+    name: str  #: what was asserted: "status", "header content-type", "body $.status", …
+    ok: bool
+    found: str  #: one line, without secrets, at most 200 characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One part of a check that has several: a canary's step, a WebSocket's phase."""
+
+    name: str
+    status: CheckStatus | None  #: None: skipped
+    latency_ms: float
+    message: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one probe found: the judgement without the slot that it belongs to."""
 
@@ -211,6 +231,8 @@ class Outcome:
     value: int | None = None  #: a balance in the smallest unit
     snippet: str | None = None  #: the beginning of the body; kept unless success
     attempts: int = 1
+    findings: tuple[Finding, ...] = ()  #: filled only where somebody looks (`lighthouse check`)
+    steps: tuple[Step, ...] = ()  #: of a check that has several parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,7 @@ from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import http
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
-from lighthouse.probes.curl import CurlTransport
-from lighthouse.probes.transport import Transport
+from lighthouse.probes.equipment import Equipment
 from lighthouse.settings import Settings
 
 __all__ = ["MONITORS", "Monitor", "MonitorConfig", "Prober", "check_once", "json_schema"]
@@ -27,7 +26,7 @@ class Monitor:
     """A monitor type: what configures it and what runs one attempt of it."""
 
     config: type[MonitorConfig]
-    probe: Callable[[Transport, Any, float], Awaitable[Outcome]]
+    probe: Callable[[Equipment, Any, float], Awaitable[Outcome]]
 
 
 MONITORS: Mapping[MonitorType, Monitor] = {
@@ -70,20 +69,18 @@ class Prober:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._transport: Transport | None = None
+        self._equipment: Equipment | None = None
 
     async def start(self) -> None:
-        """Open the transport on the running loop. Raises SettingsError without a CA bundle."""
-        if self._transport is None:
-            self._transport = CurlTransport(
-                allow=self._settings.egress_allow, ca_file=self._settings.ca_file
-            )
+        """Open the equipment on the running loop. Raises SettingsError without a CA bundle."""
+        if self._equipment is None:
+            self._equipment = Equipment(self._settings)
 
     async def close(self) -> None:
         """End every running probe, whose callers are cancelled."""
-        if self._transport is not None:
-            await self._transport.close()
-            self._transport = None
+        if self._equipment is not None:
+            await self._equipment.close()
+            self._equipment = None
 
     async def __aenter__(self) -> "Prober":
         await self.start()
@@ -107,12 +104,12 @@ class Prober:
 
         Takes `config.worst_case_s(interval_s)` at the most. The target cannot make it raise.
         """
-        transport = self._transport
-        if transport is None:
+        equipment = self._equipment
+        if equipment is None:
             raise RuntimeError("the prober is not started")
         run = _monitor(type).probe
         timeout_s = config.timeout_s(interval_s)
-        outcome = await run(transport, config, timeout_s)
+        outcome = await run(equipment, config, timeout_s)
         attempts = 1
         while (
             outcome.status is not CheckStatus.SUCCESS
@@ -120,7 +117,7 @@ class Prober:
             and outcome.reason not in _FINAL
         ):
             await asyncio.sleep(RETRY_PAUSE_S)
-            outcome = await run(transport, config, timeout_s)
+            outcome = await run(equipment, config, timeout_s)
             attempts += 1
         return outcome if attempts == 1 else replace(outcome, attempts=attempts)
 

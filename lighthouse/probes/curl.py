@@ -52,13 +52,19 @@ _READY_OUT = select.EPOLLOUT | select.EPOLLERR
 class CurlTransport:
     """A Transport for the loop that is running when it is made; used from that loop only."""
 
-    def __init__(self, *, allow: tuple[Network, ...] = (), ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        allow: tuple[Network, ...] = (),
+        ca_file: Path | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
         """`allow`: networks that may be reached although forbidden. Raises SettingsError."""
         # The same addresses come again every interval.
         guard = lru_cache(maxsize=65_536)(partial(forbidden, allow=allow))
         self._shared = Shared(guard, find_ca_file(ca_file))
         self._loop = asyncio.get_running_loop()
-        self._resolver = Resolver()
+        self._resolver = resolver or Resolver()
         self._free: list[Handle] = []
         self._stale: list[str] = []  #: names of closed handles, to be forgotten by libcurl
         self._busy: dict[pycurl.Curl, Handle] = {}

@@ -17,11 +17,11 @@ from lighthouse import urls
 from lighthouse.model import SNIPPET_CHARS, CheckStatus, Outcome, Reason, Timings
 from lighthouse.probes import matching
 from lighthouse.probes.config import MonitorConfig
+from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.transport import (
     Headers,
     HttpRequest,
     HttpResponse,
-    Transport,
     TransportError,
 )
 
@@ -203,8 +203,9 @@ def code_range(entry: int | str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-async def probe(transport: Transport, config: HttpConfig, timeout_s: float) -> Outcome:
+async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> Outcome:
     """One attempt, redirects included, over within `timeout_s`."""
+    transport = equipment.transport
     request = config.request
     found = await transport.exchange(request, timeout_s)
     if not config.follow_redirects or isinstance(found, TransportError) or found.location is None:

@@ -31,6 +31,7 @@ from lighthouse.addresses import forbidden
 from lighthouse.model import CheckStatus, MonitorType
 from lighthouse.probes import http, parse_config
 from lighthouse.probes.curl import CurlTransport
+from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.transport import Transport
 from lighthouse.settings import load
 from tests.bench.aiohttp_transport import AiohttpTransport
@@ -133,13 +134,14 @@ async def _probe(name: str, url: str, ca_file: Path, seconds: float) -> dict[str
         if name == "libcurl"
         else AiohttpTransport(allow=settings.egress_allow, ca_file=ca_file)
     )
+    equipment = Equipment(settings, transport)
     checks = 0
     ends = 0.0
 
     async def lane() -> None:
         nonlocal checks
         while time.monotonic() < ends:
-            outcome = await http.probe(transport, config, 10.0)
+            outcome = await http.probe(equipment, config, 10.0)
             if outcome.status is not CheckStatus.SUCCESS:
                 raise SystemExit(f"{name} {url}: {outcome.reason}: {outcome.message}")
             checks += 1
