@@ -3,52 +3,205 @@
 All of it is pure, bounded in time and memory whatever the target sends, and never backtracks.
 """
 
-from collections.abc import Mapping
+import asyncio
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lighthouse.configs import DEEPEST
+from lighthouse.model import Finding
+from lighthouse.probes.comparisons import Comparison, JsonType, shown
+from lighthouse.probes.jsonpath import compiled_path, find, is_singular
+from lighthouse.probes.jsonschemas import checked_schema, schema_fault
+from lighthouse.probes.work import WorkLimitError, budget
+
+__all__ = ["Comparison", "Headers", "JsonExpectation", "JsonType", "accepted_codes", "code_range"]
+__all__ += ["compiled_path", "find", "parse_json", "shown"]
+
+Headers = Mapping[str, tuple[str, ...]]
+
+#: Values of one JSON document: each costs up to 200 bytes once it is parsed.
+MOST_VALUES = 100_000
+
+#: Bytes of a document that are judged on the event loop; longer ones go to a thread.
+SHORT_BYTES = 4096
+
+_CODES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.IGNORECASE)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_LONG_INTEGER = re.compile(rb"\d{19}")
 
 
-class Comparison(BaseModel):
-    """What one value must be; every key that is given must hold.
-
-    Written in a configuration as an object with operators (`{"<": 10, "not": 3}`), or as a plain
-    JSON value, which means `equal`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, in one line, or None."""
-        raise NotImplementedError
-
-
-class JsonExpectation(BaseModel):
-    """Assertions on a JSON document: JSONPath to Comparison, and a JSON Schema.
-
-    The keys in a configuration are `json_path` and `json_schema`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def fault(self, document: Any) -> str | None:
-        """What is wrong with a document, in one line, or None."""
-        raise NotImplementedError
+# -- documents --------------------------------------------------------------------------------
 
 
 def parse_json(body: bytes | str) -> Any:
-    """A JSON document of bounded depth. Raises ValueError with one line."""
-    raise NotImplementedError
+    """A JSON document of bounded depth and size; integers of any length stay exact.
+
+    Raises ValueError with one line.
+    """
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    if not raw.strip():
+        raise ValueError("is empty, not JSON")
+    containers, values = _extent(raw)
+    if values > MOST_VALUES or containers > DEEPEST:
+        containers, values = _extent(_STRINGS.sub(b"", raw))
+        if values > MOST_VALUES:
+            raise ValueError(f"holds more than {MOST_VALUES} JSON values")
+    try:
+        document = _loads(raw)
+    except RecursionError:
+        raise ValueError(f"is nested more than {DEEPEST} levels deep") from None
+    except ValueError as exc:
+        if "recursion" in str(exc).lower():
+            raise ValueError(f"is nested more than {DEEPEST} levels deep") from None
+        raise ValueError(f"is not JSON: {' '.join(str(exc).split())[:120]}") from None
+    if containers > DEEPEST and _deeper_than(DEEPEST, document):
+        raise ValueError(f"is nested more than {DEEPEST} levels deep")
+    return document
 
 
-def find(path: str, document: Any) -> list[Any]:
-    """The values that a JSONPath selects; the path has been validated. Bounded in number."""
-    raise NotImplementedError
+def _extent(raw: bytes) -> tuple[int, int]:
+    """How many containers and values a text can hold at the most."""
+    containers = raw.count(b"[") + raw.count(b"{")
+    return containers, raw.count(b",") + raw.count(b":") + containers + 1
 
 
-def compiled_path(path: str) -> Any:
-    """Check a JSONPath. Raises ValueError with one line."""
-    raise NotImplementedError
+def _loads(raw: bytes) -> Any:
+    if _LONG_INTEGER.search(raw):  # orjson would make a float of an amount in wei
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+    return orjson.loads(raw)
 
 
-Headers = Mapping[str, tuple[str, ...]]
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _deeper_than(levels: int, document: Any) -> bool:
+    layer = [document]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+class JsonExpectation(BaseModel):
+    """Assertions on a JSON document: JSONPath to Comparison, and a JSON Schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    json_path: dict[str, Comparison] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="JSONPath (RFC 9535) to what every value that it selects must be.",
+    )
+    json_schema: dict[str, Any] | bool | None = Field(
+        default=None,
+        description="A JSON Schema, draft 4 to 2020-12, without references outside itself.",
+    )
+
+    @field_validator("json_path")
+    @classmethod
+    def _paths(cls, value: dict[str, Comparison]) -> dict[str, Comparison]:
+        for path in value:
+            compiled_path(path)
+        return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _schema(cls, value: dict[str, Any] | bool | None) -> dict[str, Any] | bool | None:
+        if value is not None:
+            checked_schema(value)
+        return value
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is asserted at all."""
+        return bool(self.json_path) or self.json_schema is not None
+
+    def fault(self, document: Any) -> str | None:
+        """What is wrong with a document, in one line, or None."""
+        with budget():
+            return next((f"{name} {wrong}" for name, wrong in self._found(document) if wrong), None)
+
+    def findings(self, document: Any) -> tuple[Finding, ...]:
+        """Each assertion and what was found: for people who look at a single check."""
+        with budget():
+            found = tuple(self._found(document))
+        return tuple(
+            Finding(
+                name=f"body {name}"[:200], ok=wrong is None, found=(wrong or "as expected")[:200]
+            )
+            for name, wrong in found
+        )
+
+    def _found(self, document: Any) -> Iterator[tuple[str, str | None]]:
+        """The name of each assertion with its fault or None, in the order of the configuration."""
+        for path, comparison in self.json_path.items():
+            try:
+                wrong = comparison.selection_fault(find(path, document), singular=is_singular(path))
+            except WorkLimitError as exc:
+                wrong = str(exc)
+            yield path, wrong
+        if self._schema_text is not None:
+            try:
+                wrong = schema_fault(self._schema_text, document)
+            except WorkLimitError as exc:
+                wrong = str(exc)
+            yield "json_schema", wrong
+
+    async def fault_in(self, body: bytes) -> str | None:
+        """What is wrong with a body in UTF-8, in one line, or None; in a thread if it is long."""
+        if len(body) <= SHORT_BYTES and not self.expensive:
+            return self.body_fault(body)
+        return await asyncio.get_running_loop().run_in_executor(None, self.body_fault, body)
+
+    def body_fault(self, body: bytes) -> str | None:
+        """What is wrong with a body in UTF-8, in one line, or None."""
+        try:
+            document = parse_json(body)
+        except ValueError as exc:
+            return str(exc)
+        return self.fault(document)
+
+    @cached_property
+    def expensive(self) -> bool:
+        """Whether even a short document may take milliseconds."""
+        return self.json_schema is not None or any(
+            "?" in path or ".." in path for path in self.json_path
+        )
+
+    @cached_property
+    def _schema_text(self) -> bytes | None:
+        return None if self.json_schema is None else checked_schema(self.json_schema)
+
+
+# -- status codes and headers -----------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def accepted_codes(entries: tuple[int | str, ...]) -> frozenset[int]:
+    """One set of codes for all that ask for the same: a set of their own took 10 KB each."""
+    return frozenset(code for entry in entries for code in code_range(entry))
+
+
+def code_range(entry: int | str) -> range:
+    """The codes that one entry of valid_status_codes stands for. Raises ValueError."""
+    found = _CODES.fullmatch(str(entry).strip())
+    if found is None:
+        raise ValueError(f'{str(entry)[:20]!r} is no status code; write 204, "2xx" or "200-299"')
+    family, first, last = found.groups()
+    if family:
+        return range(int(family) * 100, int(family) * 100 + 100)
+    return range(int(first), int(last or first) + 1)
