@@ -60,7 +60,7 @@ def main() -> None:
             figures = _measure(options, Path(name) / "fleet", url, ca_file)
             print(json.dumps(figures, indent=2), flush=True)
             if options.compare:
-                peers = _peers(options, Path(name), url, ca_file, figures["checks_per_cpu_s"])
+                peers = _peers(options, Path(name), url, ca_file, figures)
                 print(json.dumps(peers, indent=2))
     if not figures["invariants"]:
         sys.exit(1)
@@ -152,13 +152,15 @@ def _kill(fleet: Fleet, seconds: float) -> list[dict[str, Any]]:
 
 
 def _peers(
-    options: argparse.Namespace, directory: Path, url: str, ca_file: Path, ours: float | None
+    options: argparse.Namespace, directory: Path, url: str, ca_file: Path, figures: dict[str, Any]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    ours = figures["checks_per_cpu_s"]
     if shutil.which("prometheus-blackbox-exporter"):
-        rate = transport._blackbox(url, ca_file, 10.0, directory)
-        found["blackbox_exporter_per_cpu_s"] = round(rate)
-        found["times_blackbox_exporter"] = round(ours / rate, 2) if ours else None
+        for name, load in (("", figures["checks_per_s"]), ("_at_full_load", None)):
+            rate = transport._blackbox(url, ca_file, 10.0, directory, load)
+            found[f"blackbox_exporter{name}_per_cpu_s"] = round(rate)
+            found[f"times_blackbox_exporter{name}"] = round(ours / rate, 2) if ours else None
     if options.tls and shutil.which("openssl"):
         rate = transport._openssl(url, 10.0)
         found["openssl_handshakes_per_cpu_s"] = round(rate)

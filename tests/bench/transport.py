@@ -256,27 +256,39 @@ def _await_port(port: int) -> None:
 # -- what is compared with --------------------------------------------------------------------
 
 
-def _blackbox(url: str, ca_file: Path, seconds: float, directory: Path) -> float:
-    """Probes per CPU-second of blackbox_exporter, asked for over kept connections."""
+def _blackbox(
+    url: str, ca_file: Path, seconds: float, directory: Path, rate: float | None = None
+) -> float:
+    """Probes per CPU-second of blackbox_exporter, asked for over kept connections.
+
+    As fast as it can, or `rate` times a second: both it and a fleet pay for each time that they
+    are woken, so at less than full load they must be compared at the same load.
+    """
     conf, port = directory / "blackbox.yml", _free_port()
     conf.write_text(BLACKBOX.replace("CA_FILE", str(ca_file)))
     command = ["prometheus-blackbox-exporter", f"--config.file={conf}"]
     with _running([*command, f"--web.listen-address={HOST}:{port}"], core=0) as process:
         _await_port(port)
-        uvloop.run(_ask(port, url, min(1.0, seconds / 4)))
+        uvloop.run(_ask(port, url, min(1.0, seconds / 4), rate))
         before = _cpu_of(process.pid)
-        answers = uvloop.run(_ask(port, url, seconds))
+        answers = uvloop.run(_ask(port, url, seconds, rate))
         return answers / (_cpu_of(process.pid) - before)
 
 
-async def _ask(port: int, url: str, seconds: float) -> int:
-    ends = time.monotonic() + seconds
+async def _ask(port: int, url: str, seconds: float, rate: float | None) -> int:
+    begun = time.monotonic()
+    ends = begun + seconds
+    pause_s = CONCURRENCY / rate if rate else 0.0
     request = f"GET /probe?module=http_2xx&target={url} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 
-    async def lane() -> int:
+    async def lane(number: int) -> int:
         answers = 0
         reader, writer = await asyncio.open_connection(HOST, port)
-        while time.monotonic() < ends:
+        due = begun + number * pause_s / CONCURRENCY
+        while (now := time.monotonic()) < ends:
+            if due > now:
+                await asyncio.sleep(due - now)
+            due += pause_s
             writer.write(request)
             await reader.readuntil(b"\r\n\r\n")
             body = await reader.readuntil(b"\r\n0\r\n\r\n")  # Go sends its metrics in chunks
@@ -286,7 +298,7 @@ async def _ask(port: int, url: str, seconds: float) -> int:
         writer.close()
         return answers
 
-    return sum(await asyncio.gather(*(lane() for _ in range(CONCURRENCY))))
+    return sum(await asyncio.gather(*(lane(number) for number in range(CONCURRENCY))))
 
 
 def _cpu_of(pid: int) -> float:
