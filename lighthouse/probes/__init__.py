@@ -12,7 +12,7 @@ from typing import Any
 from lighthouse.configs import validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import http
+from lighthouse.probes import canary, http
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
 from lighthouse.settings import Settings
@@ -31,6 +31,7 @@ class Monitor:
 
 MONITORS: Mapping[MonitorType, Monitor] = {
     MonitorType.HTTP: Monitor(config=http.HttpConfig, probe=http.probe),
+    MonitorType.CANARY: Monitor(config=canary.CanaryConfig, probe=canary.probe),
 }
 
 #: What a second look a moment later would find again.

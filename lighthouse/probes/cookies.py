@@ -76,15 +76,9 @@ class Jar:
                 pairs.append(pair)
         return "; ".join(pairs) or None
 
-    def get(self, name: str) -> str | None:
-        """The value of the newest cookie of a name."""
-        for cookie in reversed(self._kept.values()):
-            if cookie.name == name:
-                return cookie.value
-        return None
-
-    def values(self) -> list[str]:
-        return [cookie.value for cookie in self._kept.values()]
+    def by_name(self) -> dict[str, str]:
+        """The values of all cookies; of several of one name the newest."""
+        return {cookie.name: cookie.value for cookie in self._kept.values()}
 
 
 def parse(url: str, line: str, now: float) -> Cookie | None:

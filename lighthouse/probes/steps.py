@@ -24,7 +24,6 @@ MOST_VARIABLES = 50
 MOST_VALUE_CHARS = 16_384
 LONGEST_PAUSE_S = 30.0
 
-#: Where a variable's value comes from; an answer's is never trusted with where secrets go.
 VariableName = Annotated[str, Field(pattern=rf"^{variables.NAME.pattern}$")]
 
 
@@ -49,7 +48,7 @@ class Condition(BaseModel):
     steps: dict[str, Literal["success", "failure", "skipped"]] = Field(
         default_factory=dict,
         max_length=20,
-        description="How earlier steps must have ended, by their names.",
+        description="How earlier steps must have ended, by their names; failure is any bad end.",
     )
 
 
@@ -68,6 +67,9 @@ class StepConfig(BaseModel):
     when: Condition | None = Field(default=None, description="The step is skipped unless it holds.")
     always: bool = Field(
         default=False, description="Runs after a failure too, to clean up what steps have made."
+    )
+    optional: bool = Field(
+        default=False, description="Its failure neither ends the canary nor fails it."
     )
     retries: int = Field(
         default=0, ge=0, le=10, description="Further tries of this step before its failure counts."
