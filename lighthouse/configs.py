@@ -177,4 +177,9 @@ _BRANCHES = frozenset({"int", "str", "constrained-str", "dict[str,any]", "list[a
 
 
 def _path(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location if part not in _BRANCHES)
+    return ".".join(str(part) for part in location if not _is_branch(part))
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether a part of a location is pydantic's, or a tag of ours in angle brackets."""
+    return part in _BRANCHES or (isinstance(part, str) and part[:1] + part[-1:] == "<>")

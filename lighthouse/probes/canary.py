@@ -19,12 +19,13 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from lighthouse import urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import NO_TIMINGS, CheckStatus, Finding, Outcome, Reason, Step
-from lighthouse.probes import http_step, plain_steps
+from lighthouse.probes import http_step, plain_steps, signing
 from lighthouse.probes.config import DEFAULT_TIMEOUT_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_step import HttpStep
 from lighthouse.probes.plain_steps import SetStep, WaitStep
 from lighthouse.probes.redaction import SHORTEST, Redactor
+from lighthouse.probes.signing import SignStep
 from lighthouse.probes.steps import (
     MOST_VARIABLES,
     Condition,
@@ -55,6 +56,7 @@ _COOKIE_CHARS = 8
 RUNNERS: Mapping[type[StepConfig], Runner] = {
     HttpStep: http_step.run_step,
     SetStep: plain_steps.set_values,
+    SignStep: signing.run_step,
     WaitStep: plain_steps.wait,
 }
 
@@ -71,6 +73,7 @@ def _kind(step: Any) -> str | None:
 AnyStep = Annotated[
     Annotated[HttpStep, Tag("<http>")]
     | Annotated[SetStep, Tag("<set>")]
+    | Annotated[SignStep, Tag("<sign>")]
     | Annotated[WaitStep, Tag("<wait>")],
     Discriminator(
         _kind,
@@ -115,6 +118,9 @@ class CanaryConfig(MonitorConfig):
         waits_s = sum(step.seconds for step in self.steps if isinstance(step, WaitStep))
         if waits_s >= (self.timeout or DEFAULT_TIMEOUT_S):
             raise _at(("steps",), "wait longer than the canary's timeout")
+        for index, step in enumerate(self.steps):
+            if isinstance(step, SignStep):
+                self._check_signing(index, step)
         for index, origin in enumerate(self.allow_origins):
             try:
                 urls.normalize(origin)
@@ -128,6 +134,14 @@ class CanaryConfig(MonitorConfig):
                 raise _at(("secrets", name), "is a variable that every canary has")
             if not SHORTEST <= len(value) <= 8192:
                 raise _at(("secrets", name), f"has less than {SHORTEST} or over 8192 characters")
+
+    def _check_signing(self, index: int, step: SignStep) -> None:
+        if variables.names(step.key) - frozenset(self.secrets):
+            raise _at(("steps", index, "key"), "may come from `secrets` only")
+        if step.needs_require(self.tainted):
+            raise _at(
+                ("steps", index, "require"), "is needed: an answer decides what would be signed"
+            )
 
     def _check_names(
         self, index: int, step: StepConfig, known: frozenset[str], before: set[str]

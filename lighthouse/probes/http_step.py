@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from lighthouse import urls, variables
-from lighthouse.configs import Secret
+from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS, CheckStatus, Reason
 from lighthouse.probes import http, matching
 from lighthouse.probes.equipment import Equipment
@@ -103,7 +103,7 @@ class HttpStep(StepConfig):
     headers: dict[str, Secret] = Field(
         default_factory=dict, max_length=50, description="Values may hold ${NAME}."
     )
-    body: Secret | dict[str, Any] | list[Any] | None = Field(
+    body: Annotated[str | dict[str, Any] | list[Any] | None, SECRET_JSON] = Field(
         default=None,
         description='Text, or a JSON value; "${NAME}" as a whole text keeps the value\'s type.',
     )
