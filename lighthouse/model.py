@@ -142,6 +142,8 @@ class Reason(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     MAX_LATENCY = "max_latency"
     CERTIFICATE_EXPIRY = "certificate_expiry"
+    HTTP_VERSION = "http_version"
+    TOKEN = "token"  #: OAuth2's token could not be had
     TIMEOUT = "timeout"
 
     PROBER_RESOLVER = "prober_resolver"
@@ -149,8 +151,10 @@ class Reason(StrEnum):
     PROBER_DESCRIPTORS = "prober_descriptors"
     PROBER_PORTS = "prober_ports"
     PROBER_MEMORY = "prober_memory"
+    PROBER_PROXY = "prober_proxy"  #: the configured proxy failed: nothing is known of the target
     PROBER_CONFIG = "prober_config"
     PROBER_BUG = "prober_bug"
+    PROBER_UNPROVED = "prober_unproved"
     UNSTORABLE = "unstorable"
 
 

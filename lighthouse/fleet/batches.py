@@ -18,6 +18,7 @@ import structlog
 
 from lighthouse import probes
 from lighthouse.errors import ConfigError, ScheduleError
+from lighthouse.fleet.health import Health, Target, place_of
 from lighthouse.fleet.recorder import Recorder
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
 from lighthouse.schedule import Leases, StartedCheck
@@ -58,6 +59,7 @@ class _Known:
     type: MonitorType
     config: Any
     problem: str = ""
+    target: Target | None = None
 
 
 class Batches:
@@ -87,6 +89,7 @@ class Batches:
         self._closing = False
         self._shed = 0  #: since the log told of it
         self.recorder: Recorder  # set by the engine: each knows the other
+        self.health: Health  # set by the engine
 
     @property
     def in_flight(self) -> int:
@@ -140,7 +143,7 @@ class Batches:
         if not wanted:
             return
         for subscription_id, (version, spec) in (await self._leases.specs(wanted)).items():
-            self._known[subscription_id] = _parse(version, spec)
+            self._known[subscription_id] = _parse(subscription_id, version, spec)
             self._known.move_to_end(subscription_id)
         while len(self._known) > MAX_CONFIGS:
             self._known.popitem(last=False)
@@ -186,15 +189,17 @@ class Batches:
             )
         finally:
             self._finish()
-        self.recorder.add(
-            Result.of(
-                check.subscription_id,
-                check.slot,
-                outcome,
-                delay_ms=check.delay_ms + late,
-                region=self._region,
-            )
+        result = Result.of(
+            check.subscription_id,
+            check.slot,
+            outcome,
+            delay_ms=check.delay_ms + late,
+            region=self._region,
         )
+        if known.target is None:
+            self.recorder.add(result)
+        else:
+            self.health.take(known.target, outcome, result)
 
     def _finish(self) -> None:
         self._in_flight -= 1
@@ -291,7 +296,7 @@ class Batches:
             await self._leases.leave()
 
 
-def _parse(version: int, raw: bytes) -> _Known:
+def _parse(subscription_id: UUID, version: int, raw: bytes) -> _Known:
     monitor = MonitorType.HTTP
     try:
         # Not orjson: its integers end at 64 bits, and amounts of tokens do not.
@@ -303,5 +308,6 @@ def _parse(version: int, raw: bytes) -> _Known:
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         problem = f"this worker cannot read the configuration: {exc}"
     else:
-        return _Known(version=version, type=monitor, config=config)
+        target = Target(type=monitor, config=config, place=place_of(config), who=subscription_id)
+        return _Known(version=version, type=monitor, config=config, target=target)
     return _Known(version=version, type=monitor, config=None, problem=problem)

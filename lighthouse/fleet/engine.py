@@ -11,14 +11,16 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
 import uvloop
 
 from lighthouse import probes
-from lighthouse.channels import Sender
+from lighthouse.channels import Sender, operator_channels
 from lighthouse.errors import LighthouseError, StoreError
+from lighthouse.fleet import health
 from lighthouse.fleet.batches import Batches
 from lighthouse.fleet.delivery import Courier
 from lighthouse.fleet.recorder import Recorder
@@ -27,7 +29,8 @@ from lighthouse.settings import Settings
 from lighthouse.store import rollups, upkeep
 from lighthouse.store import sweep as sweeping
 from lighthouse.store.migrate import require_migrated
-from lighthouse.store.pool import open_pool, reach
+from lighthouse.store.outbox import enqueue_operator
+from lighthouse.store.pool import open_pool, reach, translated
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +114,12 @@ class Engine:
             alerted=self._alerted,
         )
         self._batches.recorder = self._recorder
+        self._batches.health = health.Health(
+            prober=prober,
+            references=health.references(settings.reference_targets),
+            add=self._recorder.add,
+            alarm=self._network_lost,
+        )
         self._flushing = asyncio.create_task(self._watched(self._recorder.run()))
         self._background = [
             asyncio.create_task(self._watched(self._batches.run())),
@@ -127,6 +136,23 @@ class Engine:
 
     def _die(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _network_lost(self, why: str) -> None:
+        self._telling = asyncio.create_task(self._tell_operator(why))
+
+    async def _tell_operator(self, why: str) -> None:
+        """One alert an hour and region, whichever of its workers notices first."""
+        region = self._settings.region or "this fleet"
+        key = f"self_outage:{region}:{datetime.now(UTC):%Y-%m-%dT%H}"
+        title = f"Probes from {region} get no answers"
+        operators = [channel.id for channel in operator_channels(self._settings)]
+        try:
+            with translated():
+                async with self._pool.connection() as connection:
+                    if await enqueue_operator(connection, operators, key, title, why):
+                        self._alerted()
+        except StoreError as exc:
+            log.warning("the operator was not told", why=str(exc))
 
     def _alerted(self) -> None:
         self._hints.submit(self._hint)
@@ -203,6 +229,7 @@ class Engine:
     async def _close(self) -> None:
         if hasattr(self, "_batches") and hasattr(self, "_recorder"):
             await self._batches.close(self._settings.shutdown_s)
+            await self._batches.health.close()
             self._recorder.close()
             await asyncio.wait([self._flushing], timeout=LAST_FLUSH_S)
             for task in [*self._background, self._flushing]:

@@ -14,6 +14,7 @@ import redis.asyncio
 
 from lighthouse import slots
 from lighthouse.fleet.batches import Batches
+from lighthouse.fleet.health import Health
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
 from lighthouse.probes import Prober
 from lighthouse.schedule import Claims, Entry, Leases, connect, connect_async
@@ -93,6 +94,9 @@ async def bench(redis_url: str, settings: Settings) -> AsyncIterator[Bench]:
             leases=Leases(client, "w1"), prober=prober, max_in_flight=10, region="here"
         )
         batches.recorder = recorder  # type: ignore[assignment]
+        batches.health = Health(
+            prober=prober, references=(), add=recorder.add, alarm=lambda why: None
+        )
         tasks = [asyncio.create_task(batches.run()), asyncio.create_task(batches.keep())]
         yield Bench(batches, recorder, Claims(connect(redis_url)))
         for task in tasks:
