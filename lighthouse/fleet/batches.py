@@ -23,6 +23,7 @@ from lighthouse.fleet.recorder import Recorder
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
 from lighthouse.schedule import Leases, StartedCheck
 from lighthouse.schedule.leases import RENEW_S, Token
+from lighthouse.sealing import Keyring
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,9 @@ class Batches:
         prober: probes.Prober,
         max_in_flight: int,
         region: str | None,
+        keys: Keyring | None = None,
     ) -> None:
+        self._keys = keys or Keyring()
         self._leases = leases
         self._prober = prober
         self._max_in_flight = max_in_flight
@@ -143,7 +146,7 @@ class Batches:
         if not wanted:
             return
         for subscription_id, (version, spec) in (await self._leases.specs(wanted)).items():
-            self._known[subscription_id] = _parse(subscription_id, version, spec)
+            self._known[subscription_id] = _parse(self._keys, subscription_id, version, spec)
             self._known.move_to_end(subscription_id)
         while len(self._known) > MAX_CONFIGS:
             self._known.popitem(last=False)
@@ -296,13 +299,13 @@ class Batches:
             await self._leases.leave()
 
 
-def _parse(subscription_id: UUID, version: int, raw: bytes) -> _Known:
+def _parse(keys: Keyring, subscription_id: UUID, version: int, raw: bytes) -> _Known:
     monitor = MonitorType.HTTP
     try:
         # Not orjson: its integers end at 64 bits, and amounts of tokens do not.
         spec = json.loads(raw)
         monitor = MonitorType(spec["type"])
-        config = probes.parse_config(monitor, spec["config"])
+        config = probes.parse_config(monitor, spec["config"], keys)
     except ConfigError as exc:
         problem = f"configuration refused: {exc}"
     except (ValueError, TypeError, KeyError, RecursionError) as exc:

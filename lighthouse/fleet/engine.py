@@ -25,6 +25,7 @@ from lighthouse.fleet.batches import Batches
 from lighthouse.fleet.delivery import Courier
 from lighthouse.fleet.recorder import Recorder
 from lighthouse.schedule import Leases, check_server, connect_async
+from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 from lighthouse.store import rollups, upkeep
 from lighthouse.store import sweep as sweeping
@@ -104,6 +105,7 @@ class Engine:
             prober=prober,
             max_in_flight=settings.max_in_flight,
             region=settings.region,
+            keys=Keyring(settings.secret_keys),
         )
         self._recorder = Recorder(
             self._pool,
