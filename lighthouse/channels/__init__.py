@@ -14,13 +14,14 @@ from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
 from lighthouse.channels.templates import LANGUAGES, Message, compose, compose_test
-from lighthouse.configs import validated
+from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import Answer, Channel, ChannelType, Delivery
+from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 
 __all__ = ["CHANNELS", "LANGUAGES", "ChannelConfig", "Sender", "json_schema", "operator_channels"]
-__all__ += ["parse_config", "send_test"]
+__all__ += ["parse_config", "send_test", "shown_config"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +38,21 @@ CHANNELS: Mapping[ChannelType, Kind] = {
 }
 
 
-def parse_config(type: ChannelType, config: Mapping[str, Any]) -> ChannelConfig:  # noqa: A002
-    """Read and check a channel's configuration.
+def parse_config(
+    type: ChannelType,  # noqa: A002
+    config: Mapping[str, Any],
+    keys: Keyring | None = None,
+) -> ChannelConfig:
+    """Read and check a channel's configuration; a stored one needs the keys that open its secrets.
 
     Raises ConfigError with one line that names the field and repeats no value of it.
     """
-    return validated(_kind(type).config, config)
+    return validated(_kind(type).config, config, keys)
+
+
+def shown_config(type: ChannelType, config: Mapping[str, Any], keys: Keyring) -> dict[str, Any]:  # noqa: A002
+    """A stored configuration with stars for its secrets."""
+    return shown(CHANNELS[type].config if type in CHANNELS else None, config, keys)
 
 
 def json_schema(type: ChannelType) -> dict[str, Any]:  # noqa: A002
@@ -76,6 +86,7 @@ class Sender:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._keys = Keyring(settings.secret_keys)
         self.operator_channels = {c.id: c for c in operator_channels(settings)}
         self._http = Http(
             allow=settings.egress_allow,
@@ -112,7 +123,7 @@ class Sender:
 
     async def _send(self, channel: Channel, message: Message) -> Answer:
         try:
-            config = parse_config(channel.channel_type, channel.channel_config)
+            config = parse_config(channel.channel_type, channel.channel_config, self._keys)
         except ConfigError as exc:
             return Answer(ok=False, detail=f"its configuration: {exc}", permanent=True)
         return await _kind(channel.channel_type).send(self._http, config, message)

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
+from lighthouse.configs import Secret
 from lighthouse.urls import checked, is_numeric
 
 
@@ -22,7 +23,7 @@ def _post_url(url: str) -> str:
 
 #: An address that messages are posted to. Whether its host may be connected to is decided for
 #: each connection, not here: names resolve differently tomorrow.
-PostUrl = Annotated[str, AfterValidator(_post_url), Field(repr=False)]
+PostUrl = Annotated[Secret, AfterValidator(_post_url), Field(repr=False)]
 
 
 class ChannelConfig(BaseModel):

@@ -55,6 +55,8 @@ ENGLISH = Phrases(
         "body_too_large": "the body is too large",
         "max_latency": "slower than allowed",
         "certificate_expiry": "the certificate expires soon",
+        "http_version": "another version of HTTP than demanded",
+        "token": "no access token could be had",
         "timeout": "no answer in time",
     },
 )
@@ -91,6 +93,8 @@ SPANISH = Phrases(
         "body_too_large": "el contenido es demasiado grande",
         "max_latency": "más lento de lo permitido",
         "certificate_expiry": "el certificado caduca pronto",
+        "http_version": "otra versión de HTTP que la exigida",
+        "token": "no se pudo obtener un token de acceso",
         "timeout": "no respondió a tiempo",
     },
 )

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from lighthouse.channels.config import ChannelConfig, PostUrl
 from lighthouse.channels.http import Http, Reply
 from lighthouse.channels.templates import Message
+from lighthouse.configs import Secret
 from lighthouse.model import Answer, to_slot
 
 #: Marks a secret that is written in base64.
@@ -23,7 +24,7 @@ class WebhookConfig(ChannelConfig):
     """Where the documents go, and what signs them."""
 
     url: PostUrl = Field(description="Receives a POST with a JSON document for every alert.")
-    secret: str | None = Field(
+    secret: Secret | None = Field(
         default=None,
         repr=False,
         description="Signs each document: whsec_ and base64, or any text (its bytes are the key).",

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from lighthouse.cli.support import as_json, json_config, print_json, print_table, run
+from lighthouse.cli.support import as_json, json_config, keyring, print_json, print_table, run
 from lighthouse.errors import LighthouseError
 from lighthouse.model import ChannelType, Severity
 
@@ -41,18 +41,18 @@ def channels() -> None:
 def add(subscription: UUID, kind: str, config: str, language: str, min_severity: str) -> None:
     """Send a subscription's alerts there too; prints the new channel's id."""
     from lighthouse import channels as edge
-    from lighthouse import settings
+    from lighthouse import configs, settings
     from lighthouse.store import catalog
 
     type_, given = ChannelType(kind), json_config(config)
-    edge.parse_config(type_, given)
+    sealed = configs.seal(edge.parse_config(type_, given), keyring())
 
     async def create(pool: "Pool") -> UUID:
         return await catalog.add_channel(
             pool,
             subscription,
             type_,
-            given,
+            sealed,
             language=language,
             min_severity=Severity(min_severity),
             enforce_plans=settings.current().plans == "on",
@@ -63,12 +63,12 @@ def add(subscription: UUID, kind: str, config: str, language: str, min_severity:
 
 @channels.command("list")
 @click.argument("subscription", type=click.UUID, required=False)
-@click.option("--secrets", is_flag=True, help="With --json: configurations too, secrets included.")
 @as_json
-def list_(subscription: UUID | None, secrets: bool, as_json: bool) -> None:
+def list_(subscription: UUID | None, as_json: bool) -> None:
     """The channels of a subscription, or all."""
     from dataclasses import asdict
 
+    from lighthouse import channels as edge
     from lighthouse.store import catalog
 
     async def read(pool: "Pool") -> "list[Channel]":
@@ -78,13 +78,17 @@ def list_(subscription: UUID | None, secrets: bool, as_json: bool) -> None:
 
     found = run(read)
     if as_json:
-        rows = [asdict(each) for each in found]
-        if not secrets:
-            rows = [
-                {key: value for key, value in row.items() if key != "channel_config"}
-                for row in rows
+        print_json(
+            [
+                {
+                    **asdict(each),
+                    "channel_config": edge.shown_config(
+                        each.channel_type, each.channel_config, keyring()
+                    ),
+                }
+                for each in found
             ]
-        print_json(rows)
+        )
         return
     print_table(
         ("id", "subscription", "type", "from", "language", "enabled"),

@@ -11,6 +11,7 @@ from lighthouse.cli.support import (
     age,
     as_json,
     json_config,
+    keyring,
     moment,
     print_facts,
     print_json,
@@ -75,19 +76,19 @@ def add(
     expires_at: str | None,
 ) -> None:
     """Watch a target from now on; prints the new id."""
-    from lighthouse import plans, probes
+    from lighthouse import configs, plans, probes
     from lighthouse.store import catalog
 
     catalog.wallet_address(wallet)
     plans.check_interval(interval)
     type_, given = MonitorType(monitor), json_config(config)
-    worst_case_s = probes.parse_config(type_, given).worst_case_s(interval)
+    model = probes.parse_config(type_, given)
     new = catalog.NewSubscription(
         wallet=wallet,
         type=type_,
-        config=given,
+        config=configs.seal(model, keyring()),
         interval_s=interval,
-        worst_case_s=worst_case_s,
+        worst_case_s=model.worst_case_s(interval),
         tier=Tier(tier),
         name=name,
         payment_tx_hash=payment_tx,
@@ -144,7 +145,7 @@ def list_(wallet: str | None, status: str | None, as_json: bool) -> None:
 
     found, states = run(read)
     if as_json:
-        print_json(found)
+        print_json([_fields(each) for each in found])
         return
     now = datetime.now(UTC)
     print_table(
@@ -217,10 +218,8 @@ def show(id: UUID, as_json: bool) -> None:  # noqa: A002 - the argument's name i
 
 
 def _shown(found: "Subscription", state: "Overview", channels: "list[Channel]") -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
-        **asdict(found),
+        **_fields(found),
         "verdict": state.verdict,
         "since": state.since,
         "last_time": state.last_time,
@@ -238,6 +237,16 @@ def _shown(found: "Subscription", state: "Overview", channels: "list[Channel]") 
             for each in channels
         ],
     }
+
+
+def _fields(found: "Subscription") -> dict[str, Any]:
+    """Its fields, with stars for secrets."""
+    from dataclasses import asdict
+
+    from lighthouse import probes
+
+    config = probes.shown_config(found.target_type, found.target_config, keyring())
+    return {**asdict(found), "target_config": config}
 
 
 def _time(value: datetime | None) -> str | None:
@@ -258,7 +267,7 @@ def _last_check(state: "Overview") -> str | None:
 @click.option("--config", help="JSON, or @FILE: the whole new configuration.")
 def change(id: UUID, interval: int | None, config: str | None) -> None:  # noqa: A002
     """Change the interval, the configuration or both."""
-    from lighthouse import probes
+    from lighthouse import configs, probes
     from lighthouse.store import catalog
 
     if interval is None and config is None:
@@ -268,14 +277,16 @@ def change(id: UUID, interval: int | None, config: str | None) -> None:  # noqa:
     async def apply(pool: "Pool") -> None:
         found = await catalog.get(pool, id)
         seconds = found.check_interval_seconds if interval is None else interval
-        model = probes.parse_config(
-            found.target_type, found.target_config if given is None else given
+        model = (
+            probes.parse_config(found.target_type, found.target_config, keyring())
+            if given is None
+            else probes.parse_config(found.target_type, given)
         )
         await catalog.change(
             pool,
             id,
             interval_s=interval,
-            config=given,
+            config=None if given is None else configs.seal(model, keyring()),
             worst_case_s=model.worst_case_s(seconds),
             enforce_plans=_plans_hold(),
         )

@@ -18,6 +18,7 @@ import click
 from lighthouse.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from lighthouse.sealing import Keyring
     from lighthouse.store.pool import Pool
 
 T = TypeVar("T")
@@ -91,6 +92,14 @@ def moment(value: str) -> datetime:
     if found is None or found.tzinfo is None:
         raise UsageError(f"{value[:40]!r} is no time with a zone, such as 2026-12-31T00:00:00Z")
     return found.astimezone(UTC)
+
+
+def keyring() -> "Keyring":
+    """The keys of LIGHTHOUSE_SECRET_KEYS, if any. Raises SettingsError."""
+    from lighthouse import settings
+    from lighthouse.sealing import Keyring
+
+    return Keyring(settings.current().secret_keys)
 
 
 def run(command: Callable[["Pool"], Awaitable[T]]) -> T:

@@ -14,16 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from pydantic import SecretStr
 from rich.console import Console
 from rich.live import Live
 
 from lighthouse.errors import LighthouseError, LocalError
-from lighthouse.local import certificates, demo, servers, targets
+from lighthouse.local import certificates, demo, secret_key, servers, targets
 from lighthouse.local.processes import Program
 from lighthouse.local.screen import FRAME_LINES, View, render
 from lighthouse.local.supervisor import Supervisor
 from lighthouse.probes.curl import find_ca_file
 from lighthouse.schedule.client import check_server
+from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings, current, variable
 from lighthouse.store import history, metrics, migrate
 from lighthouse.store.pool import Pool, open_pool, reach
@@ -114,6 +116,8 @@ class _Up:
             environment["LIGHTHOUSE_EGRESS_ALLOW"] = ",".join(
                 [*map(str, self._settings.egress_allow), "127.0.0.0/8"]
             )
+        if not self._settings.secret_keys:
+            environment[variable("secret_keys")] = secret_key.kept(directory)
         if "plans" not in self._settings.model_fields_set:
             environment["LIGHTHOUSE_PLANS"] = "off"  # who runs all of it sells nothing
         self._note(directory, environment, stack)
@@ -123,7 +127,9 @@ class _Up:
             open_pool(environment["DATABASE_URL"], maximum=2, application="lighthouse-up")
         )
         if found is not None:
-            await demo.subscribe(pool, found)
+            given = environment.get(variable("secret_keys"))
+            keys = [SecretStr(given)] if given else self._settings.secret_keys
+            await demo.subscribe(pool, found, Keyring(keys))
             stack.push_async_callback(_pause, pool)
         await self._show(pool, found)
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from lighthouse.configs import validated
+from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import canary, http
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
+from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 
 __all__ = ["MONITORS", "Monitor", "MonitorConfig", "Prober", "check_once", "json_schema"]
-__all__ += ["parse_config"]
+__all__ += ["parse_config", "shown_config"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +46,21 @@ _FINAL = frozenset(
 )
 
 
-def parse_config(type: MonitorType, config: Mapping[str, Any]) -> MonitorConfig:  # noqa: A002
-    """Read and check a monitor's configuration.
+def parse_config(
+    type: MonitorType,  # noqa: A002
+    config: Mapping[str, Any],
+    keys: Keyring | None = None,
+) -> MonitorConfig:
+    """Read and check a monitor's configuration; a stored one needs the keys that open its secrets.
 
     Raises ConfigError with one line that names the field and repeats no value of it.
     """
-    return validated(_monitor(type).config, config)
+    return validated(_monitor(type).config, config, keys)
+
+
+def shown_config(type: MonitorType, config: Mapping[str, Any], keys: Keyring) -> dict[str, Any]:  # noqa: A002
+    """A stored configuration with stars for its secrets."""
+    return shown(MONITORS[type].config if type in MONITORS else None, config, keys)
 
 
 def json_schema(type: MonitorType) -> dict[str, Any]:  # noqa: A002
@@ -68,14 +78,16 @@ def _monitor(type_: MonitorType) -> Monitor:
 class Prober:
     """Runs probes on the event loop that it was started on. Not thread-safe."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, explain: bool = False) -> None:
+        """`explain`: outcomes tell each assertion; for people who look at single checks."""
         self._settings = settings
+        self._explain = explain
         self._equipment: Equipment | None = None
 
     async def start(self) -> None:
         """Open the equipment on the running loop. Raises SettingsError without a CA bundle."""
         if self._equipment is None:
-            self._equipment = Equipment(self._settings)
+            self._equipment = Equipment(self._settings, explain=self._explain)
 
     async def close(self) -> None:
         """End every running probe, whose callers are cancelled."""
@@ -130,5 +142,5 @@ async def check_once(
     interval_s: float = 60.0,
 ) -> Outcome:
     """One probe, now, with a prober of its own: for the command line."""
-    async with Prober(settings) as prober:
+    async with Prober(settings, explain=True) as prober:
         return await prober.probe(type, config, interval_s)
