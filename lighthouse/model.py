@@ -225,8 +225,8 @@ class Outcome:
     """What one probe found: the judgement without the slot that it belongs to."""
 
     status: CheckStatus
-    reason: Reason | None = None  #: set unless success
-    message: str | None = None  #: one line for a person; set unless success
+    reason: Reason | None = None  #: set unless success; with success, what it warns of
+    message: str | None = None  #: one line for a person; set with `reason`
     latency_ms: float | None = None  #: the whole exchange of the last attempt
     http_status: int | None = None
     http_version: int | None = None  #: 10, 11, 20 or 30
@@ -277,7 +277,9 @@ class Result:
             status=outcome.status,
             http_status=_within(outcome.http_status, 0, 32767),
             latency_ms=_milliseconds(outcome.latency_ms),
-            error_message=None if success else storable(outcome.message, ERROR_MESSAGE_CHARS),
+            error_message=None
+            if outcome.reason is None
+            else storable(outcome.message, ERROR_MESSAGE_CHARS),
             error_code=None if outcome.reason is None else outcome.reason.value,
             timings=outcome.timings,
             response_snippet=None if success else storable(outcome.snippet, SNIPPET_CHARS),

@@ -20,8 +20,9 @@ from lighthouse.probes.jsonpath import compiled_path, find, is_singular
 from lighthouse.probes.jsonschemas import checked_schema, schema_fault
 from lighthouse.probes.work import WorkLimitError, budget
 
-__all__ = ["Comparison", "Headers", "JsonExpectation", "JsonType", "accepted_codes", "code_range"]
-__all__ += ["compiled_path", "find", "parse_json", "shown"]
+__all__ = ["SHORT_BYTES", "Comparison", "Headers", "JsonExpectation", "JsonType"]
+__all__ += ["accepted_codes", "code_range", "compiled_path", "find", "headers_fault"]
+__all__ += ["parse_json", "shown"]
 
 Headers = Mapping[str, tuple[str, ...]]
 
@@ -172,8 +173,16 @@ class JsonExpectation(BaseModel):
         try:
             document = parse_json(body)
         except ValueError as exc:
-            return str(exc)
+            return f"the body {exc}"
         return self.fault(document)
+
+    def body_findings(self, body: bytes) -> tuple[Finding, ...]:
+        """Each assertion on a body in UTF-8 and what was found."""
+        try:
+            document = parse_json(body)
+        except ValueError as exc:
+            return (Finding(name="body", ok=False, found=f"the body {exc}"[:200]),)
+        return self.findings(document)
 
     @cached_property
     def expensive(self) -> bool:
@@ -205,3 +214,27 @@ def code_range(entry: int | str) -> range:
     if family:
         return range(int(family) * 100, int(family) * 100 + 100)
     return range(int(first), int(last or first) + 1)
+
+
+def headers_fault(name: str, comparison: Comparison | None, headers: Headers) -> str | None:
+    """What is wrong with one header, in one line, or None.
+
+    Of a header that came several times one value must be as told, and none may be what it must
+    not be. None asks for presence only; a text matches with its case and parameters ignored.
+    """
+    values = headers.get(name.lower(), ())
+    if comparison is not None and comparison.count is not None:
+        wrong = comparison.count.fault(len(values))
+        if wrong is not None:
+            return f"header {name} came a number of times that {wrong}"
+        if comparison.model_fields_set == {"count"}:
+            return None
+    if not values:
+        return f"header {name} is missing"
+    if comparison is None:
+        return None
+    faults = [comparison.fault(value, text=True) for value in values]
+    broken = [wrong for wrong in faults if wrong is not None]
+    if broken and (comparison.not_ is not None or len(broken) == len(values)):
+        return f"header {name} {broken[0]}"
+    return None

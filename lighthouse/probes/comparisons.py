@@ -195,6 +195,8 @@ _SHOWN_OPERATORS = tuple(field.alias or key for key, field in Comparison.model_f
 
 
 def _equal(wanted: Any, value: Any, text: bool) -> bool:
+    if text and isinstance(value, str) and isinstance(wanted, str):
+        return matching.same_header(wanted, value)
     if text and isinstance(value, str) and _is_number(wanted):
         number = _number(value)
         return number is not None and number == _number(wanted)

@@ -22,6 +22,7 @@ from lighthouse.model import Timings
 from lighthouse.probes import faults
 from lighthouse.probes.easy import Handle, Shared
 from lighthouse.probes.resolver import Resolver, Unresolved
+from lighthouse.probes.routes import find_route
 from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
 
 #: Easy handles kept for the next exchange; one costs about 20 kB.
@@ -88,7 +89,16 @@ class CurlTransport:
         names: list[str] = []
         dns_ms = None
         left_s = timeout_s
-        if not request.numeric:
+        if request.special is not None:
+            begun = self._loop.time()
+            route = await find_route(
+                request, request.special, self._resolver, self._shared.guard, timeout_s
+            )
+            if isinstance(route, TransportError):
+                return route
+            names, dns_ms = list(route.names), route.dns_ms
+            left_s -= self._loop.time() - begun
+        elif not request.numeric:
             begun = self._loop.time()
             answer = await self._resolver.lookup(request.host, timeout_s)
             dns_ms = answer.took_ms
@@ -145,8 +155,7 @@ class CurlTransport:
         self._multi.remove_handle(easy)
         handle.end()
         if len(self._free) >= _MOST_IDLE:
-            if handle.name:
-                self._stale.append(handle.name)
+            self._stale += handle.names
             easy.close()
             return
         self._free.append(handle)

@@ -15,7 +15,7 @@ import pycurl
 from lighthouse import __version__
 from lighthouse.model import Reason, Timings
 from lighthouse.probes import faults
-from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
+from lighthouse.probes.transport import HttpRequest, HttpResponse, Special, TransportError
 
 #: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
 #: targets at the largest body each would otherwise be a gigabyte.
@@ -41,6 +41,11 @@ _VERSIONS = {
     pycurl.CURL_HTTP_VERSION_3: 30,
 }
 
+_DEMANDED = {
+    11: pycurl.CURL_HTTP_VERSION_1_1,
+    20: pycurl.CURL_HTTP_VERSION_2TLS,
+    30: pycurl.CURL_HTTP_VERSION_3ONLY,
+}
 
 #: Groups that are offered for the key exchange, every server's among them. OpenSSL's own list
 #: begins with a post-quantum one, whose keys cost a tenth of an HTTPS check and protect nothing
@@ -70,7 +75,7 @@ class Handle:
         "headers",
         "held",
         "kept",
-        "name",
+        "names",
         "out_of_memory",
         "received",
         "refused",
@@ -86,7 +91,7 @@ class Handle:
         self.shared = shared
         self.easy = pycurl.Curl()
         self.dirty = False
-        self.name = ""  #: "-host:port" of the name that libcurl was last told through it
+        self.names: list[str] = []  #: "-host:port" of what libcurl was last told through it
         self.dns_ms: float | None = None
         self.request = _NO_REQUEST
         self.future: asyncio.Future[HttpResponse | TransportError] | None = None
@@ -180,9 +185,9 @@ class Handle:
         self.dns_ms = dns_ms
         setopt = self.easy.setopt
         if names:
-            if self.name:
-                names.insert(0, self.name)
-            self.name = f"-{request.host}:{request.port}"
+            if self.names:
+                names[:0] = self.names
+            self.names = [f"-{request.host}:{request.port}"]
             setopt(pycurl.RESOLVE, names)
         setopt(pycurl.URL, request.url)
         setopt(pycurl.TIMEOUT_MS, max(1, int(left_s * 1000)))
@@ -192,6 +197,7 @@ class Handle:
             or request.body is not None
             or request.want_headers
             or not request.verify_tls
+            or request.special is not None
         ):
             self._vary(request)
 
@@ -241,6 +247,8 @@ class Handle:
             setopt(pycurl.SSL_VERIFYHOST, 0)
         if request.want_headers:
             setopt(pycurl.HEADERFUNCTION, self.header)
+        if request.special is not None:
+            self._specialize(request, request.special)
         given = {name.lower() for name, _ in request.headers}
         lines = [
             # libcurl's way to send an empty value; a bare colon would remove the header
@@ -254,12 +262,41 @@ class Handle:
                 lines.append(b"Content-Type:")
         setopt(pycurl.HTTPHEADER, lines)
 
-    def response(self) -> HttpResponse:
-        """The answer that has come."""
+    def _specialize(self, request: HttpRequest, special: Special) -> None:
+        """A proxy, a certificate of our own, one version of HTTP."""
+        setopt = self.easy.setopt
+        if special.http_version is not None:
+            setopt(pycurl.HTTP_VERSION, _DEMANDED[special.http_version])
+            if special.http_version == 20 and request.url.startswith("http:"):
+                setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE)
+        if special.certificate is not None and special.key is not None:
+            setopt(pycurl.SSLCERT_BLOB, special.certificate)
+            setopt(pycurl.SSLKEY_BLOB, special.key)
+        proxy = special.proxy
+        if proxy is not None:
+            place = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+            setopt(pycurl.PROXY, f"{proxy.kind}://{place}:{proxy.port}")
+            setopt(pycurl.NOPROXY, "")
+            if not proxy.numeric:
+                self.names.append(f"-{proxy.host}:{proxy.port}")
+            if proxy.username is not None:
+                setopt(pycurl.PROXYUSERNAME, proxy.username)
+                setopt(pycurl.PROXYPASSWORD, proxy.password)
+            if proxy.kind == "https":
+                setopt(pycurl.PROXY_CAINFO, self.shared.ca_file)
+
+    def response(self) -> HttpResponse | TransportError:
+        """The answer that has come; an error where it is not the target's but its proxy's."""
         easy = self.easy
         info = easy.getinfo
         status = info(pycurl.RESPONSE_CODE)
         location = info_text(easy, pycurl.REDIRECT_URL) if 300 <= status < 400 else None
+        if status == 407 and self.request.special is not None and self.request.special.proxy:
+            return TransportError(
+                reason=Reason.PROBER_PROXY,
+                message="the proxy refused with status 407",
+                timings=_timings(easy, self.dns_ms),
+            )
         return HttpResponse(
             status=status,
             version=_VERSIONS.get(info(pycurl.INFO_HTTP_VERSION)),
@@ -301,6 +338,10 @@ class Handle:
                     secured=info(pycurl.APPCONNECT_TIME_T) > 0
                     or not request.url.startswith("https"),
                     sent=info(pycurl.POSTTRANSFER_TIME_T) > 0,
+                    proxied=request.special is not None and request.special.proxy is not None,
+                    connect_status=info(pycurl.HTTP_CONNECTCODE),
+                    proxy_error=info(pycurl.PROXY_ERROR),
+                    proxy_verify_result=info(pycurl.PROXY_SSL_VERIFYRESULT),
                 )
             )
         return TransportError(

@@ -31,9 +31,13 @@ _REMEMBERED = 65_536
 class Equipment:
     """Made on the loop that it is for; not thread-safe."""
 
-    def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
+    def __init__(
+        self, settings: Settings, transport: Transport | None = None, *, explain: bool = False
+    ) -> None:
         """`transport` replaces libcurl's. Raises SettingsError without a CA bundle."""
         self.settings = settings
+        #: Somebody looks at this one check: fill in `Outcome.findings`.
+        self.explain = explain
         self.resolver = Resolver()
         #: Why an address may not be connected to, or None. Ask for every socket, before it opens.
         self.guard: Callable[[str], str | None] = lru_cache(maxsize=_REMEMBERED)(

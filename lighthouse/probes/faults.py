@@ -31,6 +31,7 @@ RECV_ERROR = 56
 PEER_FAILED_VERIFICATION = 60
 CACERT_BADFILE = 77
 HTTP2_STREAM = 92
+PROXY = 97
 TOO_LARGE = 100
 
 _CLOSED = (PARTIAL_FILE, GOT_NOTHING, SEND_ERROR, RECV_ERROR)
@@ -78,6 +79,10 @@ class Evidence:
     connected: bool = False  #: TCP
     secured: bool = False  #: TLS, or not wanted
     sent: bool = False  #: the whole request
+    proxied: bool = False
+    connect_status: int = 0  #: what an HTTP proxy answered to CONNECT
+    proxy_error: int = 0  #: libcurl's CURLPX_… of a SOCKS proxy
+    proxy_verify_result: int = 0  #: OpenSSL's, of an HTTPS proxy
 
 
 def classify(seen: Evidence) -> Fault:
@@ -86,6 +91,10 @@ def classify(seen: Evidence) -> Fault:
         own = _never_connected(seen)
         if own is not None:
             return own
+    if seen.proxied:
+        between = _proxy(seen)
+        if between is not None:
+            return between
     match seen.code:
         case 28:
             return _timed_out(seen)
@@ -97,6 +106,8 @@ def classify(seen: Evidence) -> Fault:
             return _no_handshake(seen)
         case 27:
             return Reason.PROBER_MEMORY, "the prober is out of memory"
+        case 58:
+            return Reason.PROBER_CONFIG, "the client certificate and its key cannot be used"
         case 77:
             return Reason.PROBER_CONFIG, "the prober cannot read its CA bundle"
         case 3:
@@ -133,6 +144,37 @@ def _never_connected(seen: Evidence) -> Fault | None:
         return Reason.FORBIDDEN_ADDRESS, f"{address} may not be probed ({kind} address)"
     if seen.addresses and not seen.routed:
         return Reason.PROBER_NETWORK, f"the prober has no route to {_where(seen)}"
+    return None
+
+
+#: SOCKS answers that speak of the target, by libcurl's CURLPX_… (curl/curl.h).
+_SOCKS: dict[int, Fault] = {
+    19: (Reason.CONNECTION_REFUSED, "connection refused, says the proxy"),
+    21: (Reason.UNREACHABLE, "the target is unreachable, says the proxy"),
+    22: (Reason.UNREACHABLE, "the target's network is unreachable, says the proxy"),
+    24: (Reason.UNREACHABLE, "the way to the target is too long, says the proxy"),
+}
+
+#: HTTP proxies' answers to CONNECT that speak of the target.
+_GATEWAY = (502, 503, 504)
+
+
+def _proxy(seen: Evidence) -> Fault | None:
+    """A fault of the proxy's, after which nothing is known of the target; or what it says of it."""
+    if seen.connect_status in _GATEWAY:
+        told = f"the proxy cannot reach the target, it answered {seen.connect_status}"
+        return Reason.UNREACHABLE, told
+    if seen.connect_status and not 200 <= seen.connect_status < 300:
+        return Reason.PROBER_PROXY, f"the proxy refused with status {seen.connect_status}"
+    if seen.code == PROXY:
+        failed = (Reason.PROBER_PROXY, f"the proxy failed: {one_line(seen.text)}")
+        return _SOCKS.get(seen.proxy_error, failed)
+    if seen.code == COULDNT_CONNECT:
+        return Reason.PROBER_PROXY, f"no connection to the proxy: {one_line(seen.text)}"
+    if seen.code == PEER_FAILED_VERIFICATION and seen.proxy_verify_result:
+        return Reason.PROBER_PROXY, "the proxy's certificate is not trusted"
+    if not seen.connected and seen.code == TIMED_OUT:
+        return Reason.PROBER_PROXY, f"no connection through the proxy within {seen.timeout_s:.3g} s"
     return None
 
 
@@ -176,6 +218,9 @@ def _no_handshake(seen: Evidence) -> Fault:
 
 
 def _closed(seen: Evidence) -> Fault:
+    if "alert" in seen.text and "SSL" in seen.text:
+        # In TLS 1.3 a server judges the client's certificate after the client's handshake.
+        return _no_handshake(seen)
     if seen.code == PARTIAL_FILE:
         return Reason.CONNECTION_RESET, "the connection closed in the middle of the answer"
     if seen.code == GOT_NOTHING:

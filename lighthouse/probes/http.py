@@ -4,216 +4,101 @@
 """
 
 import asyncio
-import json
-import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from datetime import UTC, datetime, timedelta
 
 from lighthouse import urls
-from lighthouse.model import SNIPPET_CHARS, CheckStatus, Outcome, Reason, Timings
+from lighthouse.model import CheckStatus, Finding, Outcome, Reason, Timings
 from lighthouse.probes import matching
-from lighthouse.probes.config import MonitorConfig
+from lighthouse.probes.assertions import SHORT_BYTES, code_range, headers_fault
 from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.transport import (
-    Headers,
-    HttpRequest,
-    HttpResponse,
-    TransportError,
+from lighthouse.probes.http_config import (
+    MEBIBYTE,
+    SNIPPET_BYTES,
+    VERSIONS,
+    BodyValidation,
+    HttpConfig,
 )
+from lighthouse.probes.http_tokens import Tokens
+from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
 
-MEBIBYTE = 1024 * 1024
-
-#: Bytes of the body that an answer's snippet is made of.
-_SNIPPET_BYTES = SNIPPET_CHARS
+__all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "explain", "is_long", "judge"]
+__all__ += ["next_hop", "probe"]
 
 #: A pattern runs in a thread on bodies longer than this, in bytes: RE2 lets go of the interpreter,
 #: and the loop would stand still for milliseconds otherwise.
 _LONG_BODY_BYTES = 64 * 1024
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_CODES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.IGNORECASE)
-
-#: Headers that belong to the connection; set by hand they would break the exchange.
-_FRAMING = frozenset(
-    {"connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer"}
-    | {"transfer-encoding", "upgrade", "http2-settings"}
-)
-_MOST_HEADERS = 50
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+#: How people write the transport's numbers.
+_VERSION_NAMES = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2", 30: "HTTP/3"}
 
-class BodyValidation(BaseModel):
-    """What the body must hold. One of the two."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    contains: str | None = Field(default=None, min_length=1, max_length=4096)
-    regex: str | None = Field(
-        default=None, min_length=1, max_length=1000, description="RE2 syntax, found anywhere."
-    )
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            matching.compile_pattern(value)
-        return value
-
-    @model_validator(mode="after")
-    def _one(self) -> "BodyValidation":
-        if (self.contains is None) == (self.regex is None):
-            raise ValueError("give exactly one of contains and regex")
-        return self
-
-
-class HttpConfig(MonitorConfig):
-    """Configuration of an `http` monitor."""
-
-    url: str = Field(description="http:// or https:// with a host; without credentials.")
-    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
-    headers: dict[str, str] = Field(default_factory=dict, max_length=_MOST_HEADERS)
-    body: str | dict[str, Any] | list[Any] | None = Field(
-        default=None, description="Text, or a JSON value that is sent as application/json."
-    )
-    follow_redirects: bool = True
-    max_redirects: int = Field(default=10, ge=0, le=20)
-    valid_status_codes: tuple[int | str, ...] = Field(
-        default=("2xx",), min_length=1, max_length=50, description='Codes, "2xx" or "200-299".'
-    )
-    max_latency_ms: Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="A slower answer is a failure."
-    )
-    expected_headers: dict[str, str | None] = Field(
-        default_factory=dict,
-        max_length=_MOST_HEADERS,
-        description="Values, case and parameters ignored; null asks for presence only.",
-    )
-    body_validation: BodyValidation | None = None
-    verify_tls: bool = True
-    max_body_bytes: int = Field(
-        default=MEBIBYTE,
-        ge=1024,
-        le=8 * MEBIBYTE,
-        description="The transfer ends there; body_validation sees no more.",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return urls.normalize(value)
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _method(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("headers", "expected_headers")
-    @classmethod
-    def _names(cls, value: dict[str, str | None]) -> dict[str, str | None]:
-        for name, text in value.items():
-            if not _TOKEN.fullmatch(name):
-                raise ValueError("a name is no valid header name")
-            if text is not None and (_CONTROL.search(text) or len(text) > 8192):
-                raise ValueError(f"the value of {name} holds a line break or is too long")
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _no_framing(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if name.lower() in _FRAMING:
-                raise ValueError(f"{name} belongs to the connection and cannot be set")
-        if len({name.lower() for name in value}) < len(value):
-            raise ValueError("a name is given twice")
-        return value
-
-    @field_validator("valid_status_codes")
-    @classmethod
-    def _codes(cls, value: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        for code in value:
-            code_range(code)
-        return value
-
-    @model_validator(mode="after")
-    def _body_fits(self) -> "HttpConfig":
-        if self.body is not None and self.method == "HEAD":
-            raise ValueError("a HEAD request has no body")
-        if self.body_validation is not None and self.method == "HEAD":
-            raise ValueError("the answer to a HEAD request has no body to validate")
-        return self
-
-    def target(self) -> str:
-        return urls.shown(self.url)
-
-    @cached_property
-    def accepted(self) -> frozenset[int]:
-        """The status codes that are no failure."""
-        return _accepted(self.valid_status_codes)
-
-    @cached_property
-    def expected(self) -> tuple[tuple[str, str | None], ...]:
-        return tuple(self.expected_headers.items())
-
-    @cached_property
-    def request(self) -> HttpRequest:
-        """The first request; built once, for the same check comes again every interval."""
-        _, host, port = urls.parts(self.url)
-        headers: Headers = tuple(self.headers.items())
-        body = None
-        if isinstance(self.body, str):
-            body = self.body.encode()
-        elif self.body is not None:
-            body = json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
-            if not any(name.lower() == "content-type" for name, _ in headers):
-                headers = (*headers, ("Content-Type", "application/json"))
-        return HttpRequest(
-            url=self.url,
-            host=host,
-            port=port,
-            numeric=urls.is_numeric(host),
-            method=self.method,
-            headers=headers,
-            body=body,
-            verify_tls=self.verify_tls,
-            max_body_bytes=self.max_body_bytes,
-            keep_body_bytes=_SNIPPET_BYTES if self.body_validation is None else self.max_body_bytes,
-            want_headers=bool(self.expected_headers),
-        )
-
-
-@lru_cache(maxsize=1024)
-def _accepted(entries: tuple[int | str, ...]) -> frozenset[int]:
-    """One set of codes for all that ask for the same: a set of their own took 10 KB each."""
-    return frozenset(code for entry in entries for code in code_range(entry))
-
-
-def code_range(entry: int | str) -> range:
-    """The codes that one entry of valid_status_codes stands for. Raises ValueError."""
-    found = _CODES.fullmatch(str(entry).strip())
-    if found is None:
-        raise ValueError(f'{str(entry)[:20]!r} is no status code; write 204, "2xx" or "200-299"')
-    family, first, last = found.groups()
-    if family:
-        return range(int(family) * 100, int(family) * 100 + 100)
-    return range(int(first), int(last or first) + 1)
+_DAY = timedelta(days=1)
 
 
 async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> Outcome:
     """One attempt, redirects included, over within `timeout_s`."""
-    transport = equipment.transport
-    request = config.request
-    found = await transport.exchange(request, timeout_s)
-    if not config.follow_redirects or isinstance(found, TransportError) or found.location is None:
-        return judge(config, found) if not _is_long(config, found) else await _judged(config, found)
+    if config.oauth2 is not None:
+        found = await _with_token(equipment, config, timeout_s)
+    else:
+        found = await equipment.transport.exchange(config.request, timeout_s)
+        if (
+            isinstance(found, HttpResponse)
+            and found.location is not None
+            and config.follow_redirects
+        ):
+            found = await _followed(equipment.transport, config, config.request, found, timeout_s)
+    if equipment.explain:
+        return await asyncio.get_running_loop().run_in_executor(None, _looked_at, config, found)
+    if is_long(config, found):
+        return await asyncio.get_running_loop().run_in_executor(None, judge, config, found)
+    return judge(config, found)
 
-    # Each hop is an exchange of its own within what is left of the one deadline.
-    deadline = time.monotonic() + timeout_s - found.total_ms / 1000
-    way = Way(total_ms=found.total_ms, timings=found.timings)
+
+async def _with_token(
+    equipment: Equipment, config: HttpConfig, timeout_s: float
+) -> HttpResponse | TransportError:
+    """The exchange with a token; with a new one where a kept one is refused."""
+    oauth2 = config.oauth2
+    assert oauth2 is not None  # noqa: S101 - the caller's condition
+    tokens = equipment.own(Tokens, Tokens)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        token = await tokens.get(oauth2, config.request, max(deadline - time.monotonic(), 0.001))
+        if isinstance(token, TransportError):
+            return token
+        headers = (*config.request.headers, ("Authorization", f"Bearer {token.text}"))
+        request = replace(config.request, headers=headers)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return _too_late(timeout_s, 0)
+        found = await equipment.transport.exchange(request, left_s)
+        if isinstance(found, TransportError):
+            return found
+        if found.status == 401 and 401 not in config.accepted:
+            tokens.forget(oauth2, config.request)
+            if token.kept and deadline > time.monotonic():
+                continue
+        if found.location is not None and config.follow_redirects:
+            left_s = deadline - time.monotonic() + found.total_ms / 1000
+            return await _followed(equipment.transport, config, request, found, left_s)
+        return found
+
+
+async def _followed(
+    transport: Transport,
+    config: HttpConfig,
+    request: HttpRequest,
+    first: HttpResponse,
+    timeout_s: float,
+) -> HttpResponse | TransportError:
+    """What the redirects lead to; each hop is an exchange within what is left of one deadline."""
+    found: HttpResponse | TransportError = first
+    deadline = time.monotonic() + timeout_s - first.total_ms / 1000
+    way = Way(total_ms=first.total_ms, timings=first.timings)
     hops = 0
     while isinstance(found, HttpResponse) and found.location is not None:
         following = next_hop(request, found)
@@ -221,6 +106,8 @@ async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> O
             break
         if isinstance(following, TransportError):
             found = following
+            break
+        if not _allowed(config, request, following):
             break
         if hops >= config.max_redirects:
             found = TransportError(
@@ -232,15 +119,28 @@ async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> O
         request = following
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            found = TransportError(
-                reason=Reason.TIMEOUT,
-                message=f"no final answer within {timeout_s:g} s, after {hops - 1} redirects",
-            )
+            found = _too_late(timeout_s, hops - 1)
             break
         found = await transport.exchange(request, left_s)
         way = way.plus(found)
-    found = way.over(found)
-    return await _judged(config, found) if _is_long(config, found) else judge(config, found)
+    return way.over(found)
+
+
+def _allowed(config: HttpConfig, request: HttpRequest, following: HttpRequest) -> bool:
+    """Whether the configuration lets a redirect be followed."""
+    match config.follow_redirects:
+        case "same_origin":
+            return urls.parts(following.url) == urls.parts(request.url)
+        case "same_host":
+            return following.host == request.host
+    return bool(config.follow_redirects)
+
+
+def _too_late(timeout_s: float, redirects: int) -> TransportError:
+    return TransportError(
+        reason=Reason.TIMEOUT,
+        message=f"no final answer within {timeout_s:g} s, after {redirects} redirects",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +190,11 @@ def next_hop(request: HttpRequest, answer: HttpResponse) -> HttpRequest | Transp
         answer.status == 303 or (answer.status in (301, 302) and method == "POST")
     ):
         method, body = "GET", None
+    special = request.special
     if origin != urls.parts(request.url):
         headers, body = (), None
+        if special is not None and special.certificate is not None:
+            special = replace(special, certificate=None, key=None)
     elif body is None:
         headers = tuple(pair for pair in headers if pair[0].lower() != "content-type")
     return replace(
@@ -303,22 +206,27 @@ def next_hop(request: HttpRequest, answer: HttpResponse) -> HttpRequest | Transp
         method=method,
         headers=headers,
         body=body,
+        special=special,
     )
 
 
-def _is_long(config: HttpConfig, found: HttpResponse | TransportError) -> bool:
-    return (
-        config.body_validation is not None
-        and isinstance(found, HttpResponse)
-        and len(found.body) > _LONG_BODY_BYTES
-    )
+def is_long(config: HttpConfig, found: HttpResponse | TransportError) -> bool:
+    """Whether the judgement belongs in a thread."""
+    wanted = config.body_validation
+    if wanted is None or not isinstance(found, HttpResponse):
+        return False
+    if wanted.given and (wanted.expensive or len(found.body) > SHORT_BYTES):
+        return True
+    return len(found.body) > _LONG_BODY_BYTES
 
 
-async def _judged(config: HttpConfig, found: HttpResponse | TransportError) -> Outcome:
-    return await asyncio.get_running_loop().run_in_executor(None, judge, config, found)
+def _looked_at(config: HttpConfig, found: HttpResponse | TransportError) -> Outcome:
+    return replace(judge(config, found), findings=explain(config, found))
 
 
-def judge(config: HttpConfig, found: HttpResponse | TransportError) -> Outcome:
+def judge(
+    config: HttpConfig, found: HttpResponse | TransportError, now: datetime | None = None
+) -> Outcome:
     """What an exchange means for its target."""
     if isinstance(found, TransportError):
         return Outcome(
@@ -329,19 +237,21 @@ def judge(config: HttpConfig, found: HttpResponse | TransportError) -> Outcome:
             timings=found.timings,
             cert_expires_at=found.cert_expires_at,
         )
-    fault = _fault(config, found)
-    if fault is None:
-        return Outcome(
-            status=CheckStatus.SUCCESS,
-            latency_ms=found.total_ms,
-            http_status=found.status,
-            http_version=found.version,
-            timings=found.timings,
-            cert_expires_at=found.cert_expires_at,
-        )
-    reason, message = fault
+    reason: Reason | None = None
+    message = None
+    for _, broken, wrong in _assertions(config, found):
+        if wrong is not None:
+            reason, message = broken, wrong
+            break
+    status = CheckStatus.SUCCESS if reason is None else CheckStatus.FAILURE
+    if reason is None and config.certificate_expiry is not None:
+        message = _expiry_fault(config.certificate_expiry.days, found, now or datetime.now(UTC))
+        if message is not None:
+            reason = Reason.CERTIFICATE_EXPIRY
+            if config.certificate_expiry.severity == "failure":
+                status = CheckStatus.FAILURE
     return Outcome(
-        status=CheckStatus.FAILURE,
+        status=status,
         reason=reason,
         message=message,
         latency_ms=found.total_ms,
@@ -349,8 +259,47 @@ def judge(config: HttpConfig, found: HttpResponse | TransportError) -> Outcome:
         http_version=found.version,
         timings=found.timings,
         cert_expires_at=found.cert_expires_at,
-        snippet=matching.text(found.body[:_SNIPPET_BYTES], found.content_type),
+        snippet=None
+        if status is CheckStatus.SUCCESS
+        else matching.text(found.body[:SNIPPET_BYTES], found.content_type),
     )
+
+
+def explain(
+    config: HttpConfig, found: HttpResponse | TransportError, now: datetime | None = None
+) -> tuple[Finding, ...]:
+    """Each assertion and what was found: for people who look at a single check."""
+    if isinstance(found, TransportError):
+        return ()
+    findings: list[Finding] = []
+    for name, _, wrong in _assertions(config, found):
+        if name == "body" and config.body_validation is not None:
+            findings += _body_findings(config.body_validation, found)
+        else:
+            findings.append(_finding(name, wrong, _told(name, found)))
+    if config.certificate_expiry is not None:
+        now = now or datetime.now(UTC)
+        wrong = _expiry_fault(config.certificate_expiry.days, found, now)
+        findings.append(_finding("certificate expiry", wrong, _days_told(found, now)))
+    return tuple(findings)
+
+
+def _finding(name: str, wrong: str | None, told: str) -> Finding:
+    return Finding(name=name[:200], ok=wrong is None, found=(wrong or told)[:200])
+
+
+def _told(name: str, found: HttpResponse) -> str:
+    match name.partition(" ")[0]:
+        case "status":
+            return str(found.status)
+        case "http_version":
+            return _VERSION_NAMES.get(found.version or 0, "unknown")
+        case "latency":
+            return f"{found.total_ms:.1f} ms"
+        case "header":
+            values = found.headers.get(name.partition(" ")[2].lower(), ())
+            return matching.one_line(", ".join(values)) if values else "absent"
+    return "as expected"
 
 
 def _blame(reason: Reason) -> CheckStatus:
@@ -359,37 +308,85 @@ def _blame(reason: Reason) -> CheckStatus:
     return CheckStatus.ERROR if reason.value.startswith("prober_") else CheckStatus.FAILURE
 
 
-def _fault(config: HttpConfig, found: HttpResponse) -> tuple[Reason, str] | None:
+def _assertions(
+    config: HttpConfig, found: HttpResponse
+) -> Iterator[tuple[str, Reason, str | None]]:
+    """Each assertion's name, the reason if it is broken, and what is wrong with it or None."""
+    wrong = None
     if found.status not in config.accepted:
         wanted = ", ".join(_shown_codes(entry) for entry in config.valid_status_codes)
-        return Reason.STATUS_CODE, f"status {found.status}, expected {wanted}"
-    if config.expected:
-        wrong = matching.header_fault(config.expected, found.headers)
-        if wrong is not None:
-            return Reason.HEADER, wrong
+        wrong = f"status {found.status}, expected {wanted}"
+    yield "status", Reason.STATUS_CODE, wrong
+    if config.http_version is not None:
+        wrong = None
+        if found.version != VERSIONS[config.http_version]:
+            came = _VERSION_NAMES.get(found.version or 0, "another version")
+            wrong = f"answered in {came}, expected HTTP/{config.http_version}"
+        yield "http_version", Reason.HTTP_VERSION, wrong
+    for name, comparison in config.expected_headers.items():
+        yield f"header {name}", Reason.HEADER, headers_fault(name, comparison, found.headers)
     if config.body_validation is not None:
-        wrong = _body_fault(config.body_validation, found)
+        wrong, reason = _body_fault(config.body_validation, found), Reason.BODY
+        if wrong is not None and found.truncated:
+            reason = Reason.BODY_TOO_LARGE
+            wrong = f"{wrong} in its first {config.max_body_bytes} bytes, and it is longer"
+        yield "body", reason, wrong
+    if config.max_latency_ms is not None:
+        wrong = None
+        if found.total_ms > config.max_latency_ms:
+            wrong = f"took {found.total_ms:.1f} ms, expected at most {config.max_latency_ms} ms"
+        yield "latency", Reason.MAX_LATENCY, wrong
+    if config.latency_ms is not None:
+        wrong = config.latency_ms.fault(round(found.total_ms, 3))
         if wrong is not None:
-            if found.truncated:
-                return (
-                    Reason.BODY_TOO_LARGE,
-                    f"{wrong} in its first {config.max_body_bytes} bytes, and it is longer",
-                )
-            return Reason.BODY, wrong
-    if config.max_latency_ms is not None and found.total_ms > config.max_latency_ms:
-        return (
-            Reason.MAX_LATENCY,
-            f"took {found.total_ms:.1f} ms, expected at most {config.max_latency_ms} ms",
-        )
-    return None
+            wrong = f"the latency in ms {wrong}"
+        yield "latency", Reason.MAX_LATENCY, wrong
+
+
+def _expiry_fault(days: int, found: HttpResponse, now: datetime) -> str | None:
+    ends = found.cert_expires_at
+    if ends is None:
+        return "the expiry of the certificate could not be read"
+    if ends - now >= days * _DAY:
+        return None
+    if ends <= now:
+        return f"the certificate expired on {ends:%Y-%m-%d}"
+    return f"the certificate expires in {(ends - now) / _DAY:.1f} days, on {ends:%Y-%m-%d}"
+
+
+def _days_told(found: HttpResponse, now: datetime) -> str:
+    ends = found.cert_expires_at
+    return "unknown" if ends is None else f"{(ends - now) / _DAY:.1f} days left"
 
 
 def _body_fault(wanted: BodyValidation, found: HttpResponse) -> str | None:
     body = matching.utf8(found.body, found.content_type)
+    for fault in (_text_fault(wanted, body), _pattern_fault(wanted, body)):
+        if fault is not None:
+            return fault
+    return wanted.body_fault(body) if wanted.given else None
+
+
+def _text_fault(wanted: BodyValidation, body: bytes) -> str | None:
+    if wanted.contains is None or wanted.contains.encode() in body:
+        return None
+    return "the body lacks the expected text"
+
+
+def _pattern_fault(wanted: BodyValidation, body: bytes) -> str | None:
+    if wanted.regex is None or matching.compile_pattern(wanted.regex).search(body):
+        return None
+    return "the body does not match the pattern"
+
+
+def _body_findings(wanted: BodyValidation, found: HttpResponse) -> Iterator[Finding]:
+    body = matching.utf8(found.body, found.content_type)
     if wanted.contains is not None:
-        return None if wanted.contains.encode() in body else "the body lacks the expected text"
-    pattern = matching.compile_pattern(wanted.regex or "")
-    return None if pattern.search(body) else "the body does not match the pattern"
+        yield _finding("body contains", _text_fault(wanted, body), "found")
+    if wanted.regex is not None:
+        yield _finding("body regex", _pattern_fault(wanted, body), "found")
+    if wanted.given:
+        yield from wanted.body_findings(body)
 
 
 def _shown_codes(entry: int | str) -> str:

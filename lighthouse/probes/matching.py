@@ -4,7 +4,6 @@ Users' patterns run in RE2: Python's `re` backtracks, and one pattern could free
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -58,28 +57,15 @@ def text(body: bytes, content_type: str | None) -> str:
         return body.decode("utf-8", "replace")
 
 
-def header_fault(
-    expected: tuple[tuple[str, str | None], ...], headers: Mapping[str, tuple[str, ...]]
-) -> str | None:
-    """What is wrong with the headers, in one line, or None.
-
-    A value matches when it is equal, case ignored, or equal up to its parameters:
-    ``application/json`` matches ``application/json; charset=utf-8``. None asks for presence only.
+def same_header(wanted: str, value: str) -> bool:
+    """Whether a header's value is the wanted one, case ignored, or up to its parameters:
+    ``application/json`` matches ``application/json; charset=utf-8``.
     """
-    for name, wanted in expected:
-        values = headers.get(name.lower())
-        if values is None:
-            return f"header {name} is missing"
-        if wanted is not None and not any(_same(wanted, value) for value in values):
-            return f"header {name} is {_quoted(values[0])}, expected {_quoted(wanted)}"
-    return None
-
-
-def _same(wanted: str, value: str) -> bool:
     wanted, value = wanted.strip().lower(), value.lower()
     return wanted == value or wanted == value.partition(";")[0].rstrip()
 
 
-def _quoted(value: str) -> str:
-    short = value if len(value) <= 80 else value[:79] + "…"
-    return '"' + "".join(char if char.isprintable() else "�" for char in short) + '"'
+def one_line(text: str, limit: int = 120) -> str:
+    """Foreign text for people, shortened."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(char if char.isprintable() else "�" for char in short)

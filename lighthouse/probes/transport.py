@@ -16,6 +16,29 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """What stands between the prober and the target."""
+
+    kind: str  #: "http", "https", "socks5" (names are looked up here) or "socks5h" (there)
+    host: str
+    port: int
+    numeric: bool = False
+    username: str | None = None
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """What few exchanges ask for; a plain one has none, which keeps it cheap."""
+
+    proxy: Proxy | None = None
+    ip_version: int | None = None  #: 4 or 6
+    http_version: int | None = None  #: 11, 20 or 30, and no other
+    certificate: bytes | None = None  #: of the client, PEM, with its chain
+    key: bytes | None = field(default=None, repr=False)  #: PEM, unencrypted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
     """One exchange. The URL is ASCII, absolute, without user information or fragment."""
 
@@ -30,6 +53,7 @@ class HttpRequest:
     max_body_bytes: int = 1024 * 1024  #: the transfer ends there, as `truncated`
     keep_body_bytes: int = 1024  #: how much of the body the answer holds
     want_headers: bool = False  #: without it the answer's headers are empty
+    special: Special | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

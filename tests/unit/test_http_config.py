@@ -107,7 +107,7 @@ def test_a_url_is_brought_into_one_form(url: str, normal: str) -> None:
         ({"max_body_bytes": 10**9}, "max_body_bytes"),
         ({"expected_headers": {"bad name": "x"}}, "expected_headers"),
         ({"body_validation": {}}, "body_validation"),
-        ({"body_validation": {"contains": "a", "regex": "b"}}, "body_validation"),
+        ({"body_validation": {"contains": "a", "xpath": "b"}}, "body_validation.xpath"),
         ({"body_validation": {"regex": "(unclosed"}}, "body_validation.regex"),
         ({"body_validation": {"regex": "(a)\\1"}}, "body_validation.regex"),
         ({"body_validation": {"regex": "((((a{100}){100}){10}))"}}, "body_validation.regex"),

@@ -1,5 +1,6 @@
 """Results are storable whatever a target answers; slots and event ids are exact."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -49,6 +50,8 @@ def test_a_success_keeps_no_snippet_and_a_failure_does() -> None:
     )
     assert Result.of(SUBSCRIPTION, 1, good).response_snippet is None
     assert Result.of(SUBSCRIPTION, 1, good).error_message is None
+    warned = Result.of(SUBSCRIPTION, 1, replace(good, reason=Reason.CERTIFICATE_EXPIRY))
+    assert (warned.error_code, warned.error_message) == ("certificate_expiry", "x")
     assert Result.of(SUBSCRIPTION, 1, bad).response_snippet == "oh"
     assert Result.of(SUBSCRIPTION, 1, bad).error_code == "status_code"
 
