@@ -54,7 +54,7 @@ class Keyring:
         """Raises SettingsError when there is no key to seal with."""
         if not self:
             raise SettingsError(
-                f"{VARIABLE} is not set, and this configuration holds secrets;"
+                f"{VARIABLE} is not set, and secrets are stored encrypted only;"
                 " `lighthouse secrets new-key` makes a key, the same for the whole fleet"
             )
 

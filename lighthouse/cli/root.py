@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "channels": Lazy(
             "lighthouse.cli.channels:channels", "Where alerts go: add, list, test, remove."
         ),
+        "secrets": Lazy("lighthouse.cli.secrets:secrets", "The keys that seal secrets: rotate …"),
         "check": Lazy("lighthouse.cli.checks:check", "Probe a target once, now; store nothing."),
         "schema": Lazy(
             "lighthouse.cli.checks:schema", "The JSON Schema of a monitor's or channel's config."

@@ -40,7 +40,7 @@ NAME_CHARS = 100
 _WALLET = re.compile(r"0x[0-9a-fA-F]{40}")
 _TX_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _PAYMENT_INDEX = "idx_subscriptions_payment"
-_NAME_CONSTRAINT = "subscriptions_user_id_name_key"
+_NAME_INDEX = "idx_subscriptions_name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def _mistakes_told() -> Iterator[None]:
     except psycopg.errors.UniqueViolation as exc:
         if exc.diag.constraint_name == _PAYMENT_INDEX:
             raise UsageError("payment_tx: this payment has already bought a subscription") from exc
-        if exc.diag.constraint_name == _NAME_CONSTRAINT:
+        if exc.diag.constraint_name == _NAME_INDEX:
             raise UsageError("name: this wallet already has a subscription of that name") from exc
         raise
     except psycopg.DataError as exc:  # NUL and lone surrogates; all else has been validated
@@ -194,19 +194,22 @@ async def _names(
     wallets: Sequence[str],
     owners: Sequence[UUID],
 ) -> list[str]:
-    """Each subscription's name, unique for its wallet. The owners' rows are locked."""
+    """Each one's name, unique among its wallet's live ones. The owners' rows are locked."""
     wanted = [new.name or default_name(new.type, new.config) for new in news]
+    live = [status.value for status in LIVE]
     cursor = await conn.execute(
         "SELECT s.user_id, s.name FROM subscriptions s JOIN"
         " (SELECT DISTINCT * FROM unnest(%s::uuid[], %s::text[])) AS w (user_id, name)"
-        " USING (user_id, name)",
-        (list(owners), wanted),
+        " USING (user_id, name) WHERE s.status = ANY(%s::subscription_status[])",
+        (list(owners), wanted, live),
     )
     taken = set(await cursor.fetchall())
     pairs = list(zip(news, owners, wanted, strict=True))
     if any(new.name is None and (owner, name) in taken for new, owner, name in pairs):
         cursor = await conn.execute(
-            "SELECT user_id, name FROM subscriptions WHERE user_id = ANY(%s)", (list(set(owners)),)
+            "SELECT user_id, name FROM subscriptions"
+            " WHERE user_id = ANY(%s) AND status = ANY(%s::subscription_status[])",
+            (list(set(owners)), live),
         )
         taken = set(await cursor.fetchall())
     names: list[str | None] = [None] * len(news)

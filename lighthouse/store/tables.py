@@ -25,7 +25,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL, UUID
@@ -113,7 +112,15 @@ subscriptions = Table(
         name="payment_tx_format",
     ),
     CheckConstraint("payment_amount_usdc >= 0", name="payment_amount_valid"),
-    UniqueConstraint("user_id", "name"),
+    # A name is free again when its subscription has ended.
+    Index(
+        "idx_subscriptions_name",
+        "user_id",
+        "name",
+        unique=True,
+        postgresql_where=text("status IN ('pending', 'active', 'paused')"),
+    ),
+    Index("idx_subscriptions_user", "user_id"),
     Index("idx_subscriptions_status", "status", postgresql_where=text("status = 'active'")),
     Index("idx_subscriptions_expires_at", "expires_at", postgresql_where=text("status = 'active'")),
     Index("idx_subscriptions_changed_xid", "changed_xid"),

@@ -23,6 +23,8 @@ from lighthouse.store.alert_channels import add_channel
 from lighthouse.store.creation import NewSubscription, create_subscriptions
 from lighthouse.store.pool import open_pool
 
+#: A Fernet key that only tests use.
+SECRET_KEY = "bGlnaHRob3VzZS1mbGVldC0wMDAwMDAwMDAwMDAwMDA="
 #: No test waits longer than this for anything.
 PATIENCE_S = 60.0
 
@@ -48,6 +50,7 @@ class Fleet:
             "REDIS_URL": self.redis_url,
             "LIGHTHOUSE_EGRESS_ALLOW": "127.0.0.0/8",
             "LIGHTHOUSE_PLANS": "off",
+            "LIGHTHOUSE_SECRET_KEYS": SECRET_KEY,
             "PYTHONPATH": os.pathsep.join(
                 filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
             ),
