@@ -143,7 +143,7 @@ class Reason(StrEnum):
     MAX_LATENCY = "max_latency"
     CERTIFICATE_EXPIRY = "certificate_expiry"
     HTTP_VERSION = "http_version"
-    TOKEN = "token"  #: OAuth2's token could not be had
+    TOKEN = "token"  # noqa: S105 - no token, but that OAuth2 gave none
     TIMEOUT = "timeout"
 
     PROBER_RESOLVER = "prober_resolver"

@@ -1,11 +1,11 @@
 """`lighthouse check` and `lighthouse schema`: what needs no database."""
 
 import asyncio
-from typing import Any
 
 import click
 
-from lighthouse.cli.support import as_json, json_config, print_facts, print_json, quiet_logs
+from lighthouse.cli import looking
+from lighthouse.cli.support import as_json, json_config, print_json, quiet_logs
 from lighthouse.model import ChannelType, CheckStatus, MonitorType
 
 
@@ -31,35 +31,10 @@ def check(ctx: click.Context, monitor: str, config: str, as_json: bool) -> None:
     model = probes.parse_config(type_, json_config(config))
     quiet_logs()
     outcome = asyncio.run(probes.check_once(type_, model, settings.current()))
-    timings = {
-        phase: getattr(outcome.timings, phase)
-        for phase in ("dns_ms", "tcp_ms", "tls_ms", "ttfb_ms")
-        if getattr(outcome.timings, phase) is not None
-    }
-    found: dict[str, Any] = {
-        "status": outcome.status,
-        "error_code": outcome.reason,
-        "error_message": outcome.message,
-        "latency_ms": outcome.latency_ms,
-        "http_status": outcome.http_status,
-        "http_version": outcome.http_version,
-        "timings": timings,
-        "cert_expires_at": outcome.cert_expires_at,
-        "value": None if outcome.value is None else str(outcome.value),
-        "attempts": outcome.attempts,
-        "response_snippet": outcome.snippet,
-    }
     if as_json:
-        print_json(found)
+        print_json(looking.as_data(outcome))
     else:
-        phases = ", ".join(f"{name.removesuffix('_ms')} {ms:.1f}" for name, ms in timings.items())
-        version = outcome.http_version
-        shown = {
-            **found,
-            "http_version": None if version is None else f"{version // 10}.{version % 10}",
-            "timings": phases or None,
-        }
-        print_facts([("target", model.target()), *shown.items()])
+        looking.show(model.target(), outcome)
     if outcome.status is not CheckStatus.SUCCESS:
         ctx.exit(1)
 

@@ -134,7 +134,8 @@ class JsonExpectation(BaseModel):
     def fault(self, document: Any) -> str | None:
         """What is wrong with a document, in one line, or None."""
         with budget():
-            return next((f"{name} {wrong}" for name, wrong in self._found(document) if wrong), None)
+            faults = (f"{name} {wrong}" for name, wrong, _ in self._found(document) if wrong)
+            return next(faults, None)
 
     def findings(self, document: Any) -> tuple[Finding, ...]:
         """Each assertion and what was found: for people who look at a single check."""
@@ -142,25 +143,27 @@ class JsonExpectation(BaseModel):
             found = tuple(self._found(document))
         return tuple(
             Finding(
-                name=f"body {name}"[:200], ok=wrong is None, found=(wrong or "as expected")[:200]
+                name=f"body {name}"[:200], ok=wrong is None, found=(wrong or _told(values))[:200]
             )
-            for name, wrong in found
+            for name, wrong, values in found
         )
 
-    def _found(self, document: Any) -> Iterator[tuple[str, str | None]]:
-        """The name of each assertion with its fault or None, in the order of the configuration."""
+    def _found(self, document: Any) -> Iterator[tuple[str, str | None, list[Any]]]:
+        """Each assertion in turn: its name, its fault or None, and the values that it is about."""
         for path, comparison in self.json_path.items():
+            values: list[Any] = []
             try:
-                wrong = comparison.selection_fault(find(path, document), singular=is_singular(path))
+                values = find(path, document)
+                wrong = comparison.selection_fault(values, singular=is_singular(path))
             except WorkLimitError as exc:
                 wrong = str(exc)
-            yield path, wrong
+            yield path, wrong, values
         if self._schema_text is not None:
             try:
                 wrong = schema_fault(self._schema_text, document)
             except WorkLimitError as exc:
                 wrong = str(exc)
-            yield "json_schema", wrong
+            yield "json_schema", wrong, [document]
 
     async def fault_in(self, body: bytes) -> str | None:
         """What is wrong with a body in UTF-8, in one line, or None; in a thread if it is long."""
@@ -194,6 +197,12 @@ class JsonExpectation(BaseModel):
     @cached_property
     def _schema_text(self) -> bytes | None:
         return None if self.json_schema is None else checked_schema(self.json_schema)
+
+
+def _told(values: list[Any]) -> str:
+    if not values:
+        return "nothing selected"
+    return shown(values[0]) + (f" and {len(values) - 1} more" if len(values) > 1 else "")
 
 
 # -- status codes and headers -----------------------------------------------------------------
