@@ -19,6 +19,11 @@ log = structlog.get_logger(__name__)
 
 #: Subscriptions of one claim call: about 2 ms of Redis' time.
 CLAIM_LIMIT = 1000
+#: The same of the queue `browser`: its messages hold one check each, for a browser's work is what
+#: workers should share, and so few of them may wait, for perhaps nobody takes that queue.
+BROWSER_LIMIT = 100
+BROWSER_BATCH = 1
+BROWSER_QUEUED = 100
 #: Calls of one tick, so that reaping and fixed tasks get their turn under any load.
 CLAIMS_A_TICK = 20
 REAP_S = 1.0
@@ -28,6 +33,22 @@ CLOCK_JUMP_MS = 5_000
 CAUGHT_UP_S = 10.0
 #: Waits after a tick that failed: first, and at the most.
 BACKOFF_S = (0.2, 5.0)
+
+#: What is told of a queue whose batches wait too long: its log line, the alert's title and text.
+_OVERLOAD = {
+    "checks": (
+        "beat: overload, claiming waits until workers catch up; add workers",
+        "The fleet is overloaded",
+        "Checks wait longer for a worker than they may, so some are not run and are accounted for"
+        " as missed. Start more workers.",
+    ),
+    "browser": (
+        "beat: browser checks wait for a worker of the queue browser",
+        "Browser checks wait for a worker",
+        "Canaries with a browser step wait longer for a worker than they may, so some are not run"
+        " and are accounted for as missed. Start workers with -Q browser. Other checks go on.",
+    ),
+}
 
 #: No more fixed tasks are sent to a queue in which so many messages wait: nobody takes them.
 FIXED_WAITING = 20
@@ -50,8 +71,7 @@ class Scheduler(CeleryScheduler):  # type: ignore[misc]
         self._fixed_at = {name: 0.0 for name, _, _ in FIXED}
         self._reap_at = 0.0
         self._failures = 0
-        self._full = False
-        self._full_at = 0.0
+        self._full_at: dict[str, float] = {}  #: queues that are behind: when last seen full, s
         self._offset: int | None = None
         self._reconciler: Reconciler | None = None
         super().__init__(*args, **kwargs)
@@ -93,19 +113,8 @@ class Scheduler(CeleryScheduler):  # type: ignore[misc]
 
     def _round(self, now: float) -> bool:
         """Claim, reap and send fixed tasks; returns whether more is due at once."""
-        more = True
-        for _ in range(CLAIMS_A_TICK):
-            claimed = self._claims.claim(
-                limit=CLAIM_LIMIT,
-                batch_size=self._settings.batch_size,
-                max_queued=self._settings.max_queued,
-            )
-            self._publish(claimed.batches)
-            self._watch_clock(claimed.now, claimed.jumped)
-            self._watch_backlog(claimed.now, claimed.full)
-            if claimed.checks < CLAIM_LIMIT:
-                more = False
-                break
+        more = self._claim_due("checks", CLAIM_LIMIT, self._settings.batch_size)
+        more = self._claim_due("browser", BROWSER_LIMIT, BROWSER_BATCH) or more
         if now >= self._reap_at:
             self._reap_at = now + REAP_S
             again = self._claims.reap()
@@ -114,6 +123,23 @@ class Scheduler(CeleryScheduler):  # type: ignore[misc]
                 self._publish(again)
         self._send_fixed(now)
         return more
+
+    def _claim_due(self, queue: str, limit: int, batch_size: int) -> bool:
+        """Claim and publish what is due of a queue; returns whether more of it is."""
+        bound = self._settings.max_queued
+        for _ in range(CLAIMS_A_TICK):
+            claimed = self._claims.claim(
+                queue=queue,
+                limit=limit,
+                batch_size=batch_size,
+                max_queued=min(bound, BROWSER_QUEUED) if queue == "browser" else bound,
+            )
+            self._publish(claimed.batches)
+            self._watch_clock(claimed.now, claimed.jumped)
+            self._watch_backlog(queue, claimed.now, claimed.full)
+            if claimed.checks < limit:
+                return False
+        return True
 
     def _publish(self, batches: list[Published]) -> None:
         """Send a message for each batch. A batch that is not sent is reaped later."""
@@ -156,22 +182,18 @@ class Scheduler(CeleryScheduler):  # type: ignore[misc]
                 " passed over are accounted for as missed. Keep the host's clock with NTP.",
             )
 
-    def _watch_backlog(self, now_ms: int, full: bool) -> None:
-        if full and not self._full:
-            log.error("beat: overload, claiming waits until workers catch up; add workers")
-            self._tell(
-                "overload",
-                now_ms,
-                "The fleet is overloaded",
-                "Checks wait longer for a worker than they may, so some are not run and are"
-                " accounted for as missed. Start more workers.",
-            )
-            self._full = True
+    def _watch_backlog(self, queue: str, now_ms: int, full: bool) -> None:
+        seen = self._full_at.get(queue)
         if full:
-            self._full_at = time.monotonic()
-        elif self._full and time.monotonic() - self._full_at >= CAUGHT_UP_S:
-            log.info("beat: workers have caught up")
-            self._full = False
+            if seen is None:
+                line, title, message = _OVERLOAD[queue]
+                log.error(line)
+                kind = "overload" if queue == "checks" else f"overload_{queue}"
+                self._tell(kind, now_ms, title, message)
+            self._full_at[queue] = time.monotonic()
+        elif seen is not None and time.monotonic() - seen >= CAUGHT_UP_S:
+            log.info("beat: workers have caught up", queue=queue)
+            del self._full_at[queue]
 
     def _tell(self, what: str, now_ms: int, title: str, message: str) -> None:
         """Alert the operator, of one kind of trouble once an hour."""

@@ -174,6 +174,6 @@ def _entry(row: SpecRow) -> Entry:
         phase_ms=row.phase_ms,
         first_slot=row.first_slot,
         epoch=row.epoch_id,
-        queue="checks",
+        queue="browser" if row.browser else "checks",
         spec=f'{{"type": "{row.target_type.value}", "config": {row.target_config}}}',
     )

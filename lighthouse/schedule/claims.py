@@ -22,7 +22,7 @@ from lighthouse.schedule.keys import (
     META_FORMAT,
     NUMBERS,
     QUEUES,
-    SCHEDULE,
+    SCHEDULES,
     SPEC,
     SPEC_HEAD,
     WORKERS,
@@ -43,37 +43,38 @@ STEADY_QUEUED = 8
 #: Entries of one script call: bounds how long Redis serves nobody else (about 2 ms).
 CHUNK = 500
 
-_QUEUE_TABLE = "local queues = {" + ", ".join(f"'{name}'" for name in QUEUES) + "}\n"
+_SCHEDULE_TABLE = "local schedules = {" + ", ".join(f"'{name}'" for name in SCHEDULES) + "}\n"
 
-# Claims at most ARGV[1] due subscriptions, moves each to its next slot and writes the leases of
-# the batches. A subscription later than its own interval is taken at its latest slot; the slots
-# before it are left to the sweep. Nothing is claimed while the queue is at its bound (ARGV[4]), or
-# while its batches wait so long that many would be later than their interval when they start: what
-# is not claimed costs nothing, what is shed has cost all but the probe.
+# Claims at most ARGV[1] due subscriptions of the queue ARGV[5], whose sorted set is ARGV[6], moves
+# each to its next slot and writes the leases of the batches. A subscription later than its own
+# interval is taken at its latest slot; the slots before it are left to the sweep. Nothing is
+# claimed while the queue is at its bound (ARGV[4]), or while its batches wait so long that many
+# would be later than their interval when they start: what is not claimed costs nothing, what is
+# shed has cost all but the probe.
 _CLAIM = (
     LUA_CLOCK
-    + _QUEUE_TABLE
     + f"""
 local now, jumped = clock(true)
 local limit, size, prefix, bound = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local queue, schedule = ARGV[5], ARGV[6]
 redis.call('ZREMRANGEBYSCORE', '{WORKERS}', '-inf', now)
 local share = math.max(1, redis.call('ZCARD', '{WORKERS}'))
-local queued = redis.call('LLEN', queues[1])
-local waited = tonumber(redis.call('HGET', '{NUMBERS}', queues[1] .. ':waited') or '0')
+local queued = redis.call('LLEN', queue)
+local waited = tonumber(redis.call('HGET', '{NUMBERS}', queue .. ':waited') or '0')
 if queued >= bound or (waited > {MAX_WAIT_MS} and queued > {STEADY_QUEUED} * share) then
   return {{now, jumped, 1, 0}}
 end
-local due = redis.call('ZRANGEBYSCORE', '{SCHEDULE}', '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local n = #due / 2
 if n == 0 then return {{now, jumped, 0, 0}} end
 local members = {{}}
 for i = 1, n do members[i] = due[2 * i - 1] end
 local metas = redis.call('HMGET', '{META}', unpack(members))
-local seats, gone, bodies, skipped = {{}}, {{}}, {{}}, 0
+local seats, gone, body, skipped = {{}}, {{}}, {{}}, 0
 for i = 1, n do
   local member, meta = members[i], metas[i]
   if meta then
-    local _, interval, phase, _, queue = struct.unpack('>I8I4I4I8B', meta)
+    local _, interval, phase = struct.unpack('>I8I4I4', meta)
     local slot = tonumber(due[2 * i])
     if now - slot >= interval then
       slot = now - (now - phase) % interval
@@ -81,34 +82,29 @@ for i = 1, n do
     end
     seats[#seats + 1] = slot + interval - (slot - phase) % interval
     seats[#seats + 1] = member
-    local body = bodies[queue]
-    if not body then body = {{}} bodies[queue] = body end
     body[#body + 1] = member .. struct.pack('>I8', slot)
   else
     gone[#gone + 1] = member
   end
 end
-if #gone > 0 then redis.call('ZREM', '{SCHEDULE}', unpack(gone)) end
-if #seats > 0 then redis.call('ZADD', '{SCHEDULE}', unpack(seats)) end
+if #gone > 0 then redis.call('ZREM', schedule, unpack(gone)) end
+if #seats > 0 then redis.call('ZADD', schedule, unpack(seats)) end
 if skipped > 0 then redis.call('HINCRBY', '{COUNTERS}', 'skipped', skipped) end
 local answer = {{now, jumped, 0, n}}
 local serial = 0
-for code, body in pairs(bodies) do
-  local queue = queues[code + 1]
-  local step = math.min(size, math.ceil(#body / share))
-  for first = 1, #body, step do
-    local last = math.min(first + step - 1, #body)
-    serial = serial + 1
-    local batch = prefix .. serial
-    local number = redis.call('HINCRBY', '{NUMBERS}', queue, 1)
-    redis.call('HSET', '{LEASE_PREFIX}' .. batch, 'q', queue, 's', 'q', 'a', 1, 'n', number,
-      'c', now, 'b', table.concat(body, '', first, last))
-    redis.call('ZADD', '{LEASES}', now + {QUEUED_GRACE_MS}, batch)
-    answer[#answer + 1] = queue
-    answer[#answer + 1] = batch
-    answer[#answer + 1] = 1
-    answer[#answer + 1] = last - first + 1
-  end
+local step = math.max(1, math.min(size, math.ceil(#body / share)))
+for first = 1, #body, step do
+  local last = math.min(first + step - 1, #body)
+  serial = serial + 1
+  local batch = prefix .. serial
+  local number = redis.call('HINCRBY', '{NUMBERS}', queue, 1)
+  redis.call('HSET', '{LEASE_PREFIX}' .. batch, 'q', queue, 's', 'q', 'a', 1, 'n', number,
+    'c', now, 'b', table.concat(body, '', first, last))
+  redis.call('ZADD', '{LEASES}', now + {QUEUED_GRACE_MS}, batch)
+  answer[#answer + 1] = queue
+  answer[#answer + 1] = batch
+  answer[#answer + 1] = 1
+  answer[#answer + 1] = last - first + 1
 end
 return answer
 """
@@ -162,33 +158,46 @@ return answer
 
 # ARGV in fours: subscription, meta, spec, first slot. An entry older than what is there is
 # ignored, so a beat that slept cannot undo a newer change. The seat is kept while the epoch is the
-# same and the seat believable; otherwise it is the first slot, or the next one if that is stale.
+# same and the seat believable, also when it moves to another queue; otherwise it is the first slot,
+# or the next one if that is stale.
 _UPSERT = (
     LUA_CLOCK
+    + _SCHEDULE_TABLE
     + f"""
 local now = clock(false)
 local changed = 0
 for i = 1, #ARGV, 4 do
   local member, meta, spec, first = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local version, interval, phase, epoch = struct.unpack('>I8I4I4I8', meta)
+  local version, interval, phase, epoch, queue = struct.unpack('>I8I4I4I8B', meta)
   local old = redis.call('HGET', '{META}', member)
   local old_version, _, _, old_epoch = -1, 0, 0, -1
   if old then old_version, _, _, old_epoch = struct.unpack('>I8I4I4I8', old) end
   if old_version <= version then
-    if old_version < version then
+    if old ~= meta then
       redis.call('HSET', '{META}', member, meta)
       redis.call('HSET', '{SPEC}', member, spec)
       changed = changed + 1
     end
-    local seat = tonumber(redis.call('ZSCORE', '{SCHEDULE}', member) or '-1')
+    local seat, moved = -1, false
+    for code, schedule in ipairs(schedules) do
+      local found = redis.call('ZSCORE', schedule, member)
+      if found then
+        seat = tonumber(found)
+        if code ~= queue + 1 then
+          redis.call('ZREM', schedule, member)
+          moved = true
+        end
+      end
+    end
     if seat < 0 or old_epoch ~= epoch or seat > math.max(now + interval, first) then
       if now - first < interval and old_epoch ~= epoch then
         seat = first
       else
         seat = now + interval - (now - phase) % interval
       end
-      redis.call('ZADD', '{SCHEDULE}', seat, member)
+      moved = true
     end
+    if moved then redis.call('ZADD', schedules[queue + 1], seat, member) end
   end
 end
 return changed
@@ -196,19 +205,24 @@ return changed
 )
 
 # ARGV in twos: subscription, version. What is newer than that version stays.
-_REMOVE = f"""
+_REMOVE = (
+    _SCHEDULE_TABLE
+    + f"""
 local removed = 0
 for i = 1, #ARGV, 2 do
   local member, version = ARGV[i], tonumber(ARGV[i + 1])
   local meta = redis.call('HGET', '{META}', member)
   if not meta or struct.unpack('>I8', meta) <= version then
-    removed = removed + redis.call('ZREM', '{SCHEDULE}', member)
+    for _, schedule in ipairs(schedules) do
+      removed = removed + redis.call('ZREM', schedule, member)
+    end
     redis.call('HDEL', '{META}', member)
     redis.call('HDEL', '{SPEC}', member)
   end
 end
 return removed
 """
+)
 
 
 _T = TypeVar("_T")
@@ -244,7 +258,7 @@ class Claimed:
 
     now: int  #: Redis' time, ms since the epoch
     jumped: bool  #: its clock went back: seats must be looked at again
-    full: bool  #: the queue is at its bound, nothing was claimed
+    full: bool  #: the queue is at its bound, nothing of it was claimed
     checks: int
     batches: list[Published]
 
@@ -259,10 +273,14 @@ class Claims:
         self._upsert = client.register_script(_UPSERT)
         self._remove = client.register_script(_REMOVE)
 
-    def claim(self, *, limit: int, batch_size: int, max_queued: int) -> Claimed:
-        """Claim at most `limit` due checks and split them into batches, shared among workers."""
+    def claim(
+        self, *, limit: int, batch_size: int, max_queued: int, queue: str = QUEUES[0]
+    ) -> Claimed:
+        """Claim at most `limit` due checks of a queue, in batches that are shared among workers."""
+        schedule = SCHEDULES[QUEUES.index(queue)]
+        args = [limit, batch_size, f"{uuid4().hex[:16]}:", max_queued, queue, schedule]
         with _translated():
-            answer: Any = self._claim(args=[limit, batch_size, f"{uuid4().hex[:16]}:", max_queued])
+            answer: Any = self._claim(args=args)
         return Claimed(
             now=int(answer[0]),
             jumped=bool(answer[1]),
@@ -313,7 +331,7 @@ class Claims:
     def size(self) -> int:
         """How many subscriptions are scheduled."""
         with _translated():
-            return int(self._redis.zcard(SCHEDULE))
+            return sum(int(self._redis.zcard(schedule)) for schedule in SCHEDULES)
 
     def waiting(self, queue: str) -> int:
         """How many messages wait in a queue."""
@@ -323,7 +341,8 @@ class Claims:
     def members(self) -> Iterator[UUID]:
         """Every scheduled subscription, and those of which only a part is left."""
         with _translated():
-            for source in (self._redis.zscan_iter(SCHEDULE, count=1000), self._scan_meta()):
+            seats = (self._redis.zscan_iter(schedule, count=1000) for schedule in SCHEDULES)
+            for source in (*seats, self._scan_meta()):
                 for member, _ in source:
                     yield UUID(bytes=member)
 
@@ -344,7 +363,7 @@ class Claims:
                 return True
             with self._redis.pipeline() as pipeline:
                 if owner is not None:
-                    pipeline.delete(SCHEDULE, META, SPEC)
+                    pipeline.delete(*SCHEDULES, META, SPEC)
                 pipeline.set(DATABASE, database)
                 pipeline.execute()
             return owner is None

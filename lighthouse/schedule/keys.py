@@ -1,6 +1,7 @@
 """The names of the keys, the layout of the packed values, and the Lua that every script shares.
 
-    lh:schedule  sorted set  subscription (16 bytes) -> next slot, ms
+    lh:schedule  sorted set  subscription (16 bytes) -> next slot, ms; of the queue `checks`
+    lh:schedule:QUEUE        the same of each other queue; a subscription is in one of them
     lh:meta      hash        subscription -> version, interval, phase, epoch, queue (packed)
     lh:spec      hash        subscription -> version (packed) + JSON of type and configuration
     lh:leases    sorted set  batch -> when to look at its lease again, ms
@@ -32,6 +33,8 @@ DATABASE = "lh:database"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")
+#: The sorted set of each queue, in their order: what waits in one never holds up another.
+SCHEDULES = (SCHEDULE, *(f"{SCHEDULE}:{queue}" for queue in QUEUES[1:]))
 
 META_FORMAT = struct.Struct(">QIIQB")  # version, interval ms, phase ms, epoch id, queue code
 SPEC_HEAD = struct.Struct(">Q")  # version

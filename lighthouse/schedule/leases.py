@@ -17,6 +17,7 @@ from lighthouse.schedule.keys import (
     LUA_CLOCK,
     META,
     NUMBERS,
+    QUEUES,
     SPEC,
     SPEC_HEAD,
     STARTED_FORMAT,
@@ -30,11 +31,15 @@ RENEW_S = 4.0
 
 Token = tuple[str, int]  # batch, attempt
 
-# Takes a queued batch under its attempt, drops what is paused, removed or later than its own
-# interval, and answers (subscription, slot, version, interval) packed. A doubled or outdated
-# message meets another state or attempt, and gets nothing.
+# Takes a queued batch under its attempt, drops what is paused, removed, later than its own
+# interval or moved to another queue meanwhile (whoever takes this one may have no browser), and
+# answers (subscription, slot, version, interval) packed. A doubled or outdated message meets
+# another state or attempt, and gets nothing.
 _START = (
     LUA_CLOCK
+    + "local queues = {"
+    + ", ".join(f"'{name}'" for name in QUEUES)
+    + "}\n"
     + f"""
 local now = clock(false)
 local batch, attempt, worker = ARGV[1], ARGV[2], ARGV[3]
@@ -54,13 +59,13 @@ local kept, answer, shed = {{}}, {{}}, 0
 for i, member in ipairs(members) do
   local meta = metas[i]
   if meta then
-    local version, interval = struct.unpack('>I8I4', meta)
+    local version, interval, _, _, code = struct.unpack('>I8I4I4I8B', meta)
     local slot = struct.unpack('>I8', body, 24 * i - 7)
-    if now - slot < interval then
+    if now - slot >= interval then
+      shed = shed + 1
+    elseif queues[code + 1] == queue then
       kept[#kept + 1] = string.sub(body, 24 * i - 23, 24 * i)
       answer[#answer + 1] = kept[#kept] .. struct.pack('>I8I4', version, interval)
-    else
-      shed = shed + 1
     end
   end
 end

@@ -32,6 +32,7 @@ class SpecRow:
     interval_ms: int | None
     phase_ms: int | None
     first_slot: int | None  #: ms since the epoch
+    browser: bool  #: whether running it takes a browser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +44,13 @@ class Changes:
     batches: AsyncIterator[list[SpecRow]]
 
 
+# A step's action is in clear even where the configuration's secrets are encrypted, so PostgreSQL
+# can tell what needs a browser and beat passes configurations on unread.
 _CHANGES = """
 SELECT s.id, s.changed_xid, s.target_type::text, s.target_config::text, s.status::text,
-       e.id, e.interval_ms, e.phase_ms, e.first_slot
+       e.id, e.interval_ms, e.phase_ms, e.first_slot,
+       s.target_type = 'canary'
+         AND jsonb_path_exists(s.target_config, '$.steps[*].action ? (@ == "browser")')
 FROM subscriptions s
 LEFT JOIN schedule_epochs e
     ON e.subscription_id = s.id AND e.end_slot IS NULL AND s.status = 'active'
@@ -90,6 +95,7 @@ async def _batches(cursor: psycopg.AsyncServerCursor[Any]) -> AsyncIterator[list
                 interval_ms=row[6],
                 phase_ms=row[7],
                 first_slot=row[8],
+                browser=row[9],
             )
             for row in rows
         ]

@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from lighthouse.fleet.beat import FIXED, FIXED_WAITING, Scheduler
+from lighthouse.fleet.beat import BROWSER_QUEUED, FIXED, FIXED_WAITING, Scheduler
 from lighthouse.fleet.reconcile import Reconciler
 from lighthouse.model import MonitorType, Tier
 from lighthouse.schedule import Claims, connect
-from lighthouse.schedule.keys import META, SCHEDULE, SPEC, SPEC_HEAD
+from lighthouse.schedule.keys import META, SCHEDULE, SCHEDULES, SPEC, SPEC_HEAD
 from lighthouse.settings import Settings, current
 from lighthouse.store import catalog
 from lighthouse.store.creation import NewSubscription
@@ -36,6 +36,11 @@ class StubApp:
 
     def send_task(self, name: str, **options: Any) -> None:
         self.sent.append((name, options))
+
+
+def sent_batches(app: "StubApp") -> list[str]:
+    """The queues that batches were sent to."""
+    return [options["queue"] for name, options in app.sent if name == "lighthouse.run_batch"]
 
 
 def on_database(url: str, work: Callable[[Pool], Any]) -> Any:
@@ -115,6 +120,49 @@ def test_beat_hands_on_any_configuration_that_the_database_can_hold(
     assert {"value": amount} in bodies
 
 
+def become_canary(url: str, subscription_id: UUID, *actions: str) -> None:
+    config = {"steps": [{"name": f"{n}", "action": action} for n, action in enumerate(actions)]}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE subscriptions SET target_type = 'canary', target_config = %s WHERE id = %s",
+            (json.dumps(config), subscription_id),
+        )
+
+
+def queued(redis_url: str) -> list[set[UUID]]:
+    """The subscriptions that are scheduled in each queue."""
+    with connect(redis_url) as client:
+        return [{UUID(bytes=m) for m in client.zrange(key, 0, -1)} for key in SCHEDULES]
+
+
+def test_a_canary_is_in_the_queue_browser_while_it_has_a_browser_step(
+    migrated_url: str, redis_url: str, reconciler: Reconciler
+) -> None:
+    http, plain, browser = (subscribe(migrated_url, name) for name in ("http", "plain", "browser"))
+    become_canary(migrated_url, plain, "GET", "wait")
+    become_canary(migrated_url, browser, "GET", "browser")
+    with psycopg.connect(migrated_url, autocommit=True) as connection:  # no canary, whatever it has
+        connection.execute(
+            "UPDATE subscriptions SET target_config = target_config || %s WHERE id = %s",
+            ('{"steps": [{"action": "browser"}]}', http),
+        )
+    assert within(5, lambda: queued(redis_url) == [{http, plain}, {browser}])
+    become_canary(migrated_url, browser, "GET")
+    become_canary(migrated_url, plain, "browser")
+    assert within(5, lambda: queued(redis_url) == [{http, browser}, {plain}])
+
+
+def test_both_queues_are_made_anew_after_a_flush(
+    migrated_url: str, redis_url: str, reconciler: Reconciler
+) -> None:
+    plain, browser = subscribe(migrated_url, "plain"), subscribe(migrated_url, "browser")
+    become_canary(migrated_url, browser, "browser")
+    assert within(5, lambda: queued(redis_url) == [{plain}, {browser}])
+    with connect(redis_url) as client:
+        client.flushdb()
+    assert within(5, lambda: queued(redis_url) == [{plain}, {browser}])
+
+
 def test_a_lost_entry_and_a_stray_one_are_mended(
     migrated_url: str, redis_url: str, claims: Claims, reconciler: Reconciler
 ) -> None:
@@ -172,6 +220,33 @@ def test_a_round_publishes_a_message_a_batch_and_the_fixed_tasks(
     before = len(app.sent)
     beat.tick()
     assert len(app.sent) == before  # nothing is due, no fixed task is either
+
+
+def test_browser_checks_that_nobody_takes_hold_up_nothing_and_the_operator_is_told(
+    scheduler: tuple[Scheduler, StubApp],
+    migrated_url: str,
+    redis_url: str,
+    claims: Claims,
+    settings: Settings,
+) -> None:
+    beat, app = scheduler
+    subscribe(migrated_url, "plain")
+    become_canary(migrated_url, subscribe(migrated_url, "browser"), "browser")
+    reconciler = Reconciler(settings, claims)
+    reconciler.start()
+    assert within(5, lambda: [len(each) for each in queued(redis_url)] == [1, 1])
+    reconciler.stop()
+    told: list[tuple[str, str, str]] = []
+    beat._reconciler = reconciler
+    reconciler.tell_operator = lambda *notice: told.append(notice)  # type: ignore[method-assign]
+    with connect(redis_url) as client:
+        client.rpush("browser", *["message"] * BROWSER_QUEUED)
+        beat.tick()
+        assert sent_batches(app) == ["checks"]
+        assert [title for _, title, _ in told] == ["Browser checks wait for a worker"]
+        client.delete("browser")
+        beat.tick()
+        assert sent_batches(app) == ["checks", "browser"]
 
 
 def test_fixed_tasks_do_not_pile_up_where_nobody_takes_them(

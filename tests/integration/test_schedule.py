@@ -12,7 +12,15 @@ from lighthouse import slots
 from lighthouse.errors import ScheduleMisconfigured, ScheduleUnavailable
 from lighthouse.schedule import Claims, Entry, Leases, check_server, connect, connect_async
 from lighthouse.schedule import claims as claims_module
-from lighthouse.schedule.keys import CLOCK, LEASE_PREFIX, LEASES, META, NUMBERS, SCHEDULE
+from lighthouse.schedule.keys import (
+    CLOCK,
+    LEASE_PREFIX,
+    LEASES,
+    META,
+    NUMBERS,
+    SCHEDULE,
+    SCHEDULES,
+)
 
 pytestmark = pytest.mark.usefixtures("redis_url")
 
@@ -34,7 +42,14 @@ def now_ms(client: "redis.Redis") -> int:
     return seconds * 1000 + micros // 1000
 
 
-def an_entry(number: int, *, first_slot: int, version: int = 1, interval_s: int = 60) -> Entry:
+def an_entry(
+    number: int,
+    *,
+    first_slot: int,
+    version: int = 1,
+    interval_s: int = 60,
+    queue: str = "checks",
+) -> Entry:
     subscription_id = UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128))
     interval_ms = interval_s * 1000
     return Entry(
@@ -44,7 +59,7 @@ def an_entry(number: int, *, first_slot: int, version: int = 1, interval_s: int 
         phase_ms=slots.phase(subscription_id, interval_ms),
         first_slot=first_slot,
         epoch=number,
-        queue="checks",
+        queue=queue,
         spec=f'{{"type": "http", "config": {{"url": "http://127.0.0.1/{number}"}}}}',
     )
 
@@ -137,6 +152,76 @@ def test_nothing_is_claimed_while_batches_wait_too_long(
     assert claims.claim(limit=10, batch_size=10, max_queued=500).full
     client.lpop("checks")
     assert claims.claim(limit=10, batch_size=10, max_queued=500).checks == 1
+
+
+def test_each_queue_is_claimed_alone(client: "redis.Redis", claims: Claims) -> None:
+    now = now_ms(client)
+    claims.upsert([an_entry(1, first_slot=now - 5)])
+    claims.upsert([an_entry(2, first_slot=now - 5, queue="browser")])
+    assert claims.size() == 2
+    (plain,) = claim(claims)
+    assert (plain.queue, plain.size) == ("checks", 1)
+    (browser,) = claims.claim(queue="browser", limit=9, batch_size=9, max_queued=9).batches
+    assert (browser.queue, browser.size) == ("browser", 1)
+    member = an_entry(2, first_slot=0).subscription_id.bytes
+    assert client.zscore(SCHEDULE, member) is None
+    assert set(claims.members()) == {an_entry(n, first_slot=0).subscription_id for n in (1, 2)}
+
+
+def test_a_backlog_of_one_queue_holds_up_no_other(client: "redis.Redis", claims: Claims) -> None:
+    """Fails when what nobody takes from `browser` counts against `checks`."""
+    now = now_ms(client)
+    for n in range(1, 21):
+        claims.upsert([an_entry(n, first_slot=now - 5, queue="browser")])
+    claims.upsert([an_entry(21, first_slot=now - 5)])
+    client.rpush("browser", *["message"] * 20)
+    assert claims.claim(queue="browser", limit=10, batch_size=1, max_queued=20).full
+    answer = claims.claim(limit=10, batch_size=10, max_queued=20)
+    assert (answer.full, answer.checks) == (False, 1)
+    client.rpush("checks", *["message"] * 20)
+    client.delete("browser")
+    assert claims.claim(limit=10, batch_size=10, max_queued=20).full
+    assert claims.claim(queue="browser", limit=10, batch_size=1, max_queued=20).checks == 10
+
+
+@pytest.mark.parametrize(("old", "new"), [("checks", "browser"), ("browser", "checks")])
+def test_a_subscription_that_moves_to_another_queue_keeps_its_seat(
+    client: "redis.Redis", claims: Claims, old: str, new: str
+) -> None:
+    before = an_entry(1, first_slot=now_ms(client) - 5, queue=old)
+    claims.upsert([before])
+    claims.claim(queue=old, limit=1, batch_size=1, max_queued=9)
+    member = before.subscription_id.bytes
+    keys = dict(zip(("checks", "browser"), SCHEDULES, strict=True))
+    seat = client.zscore(keys[old], member)
+    moved = an_entry(1, first_slot=before.first_slot, version=2, queue=new)
+    assert claims.upsert([moved]) == 1
+    assert client.zscore(keys[old], member) is None
+    assert client.zscore(keys[new], member) == seat
+    assert claims.size() == 1
+    assert claims.remove([(before.subscription_id, 2)]) == 1
+    assert [client.zcard(key) for key in SCHEDULES] == [0, 0]
+
+
+def test_a_release_that_queues_otherwise_moves_what_has_not_changed(
+    client: "redis.Redis", claims: Claims
+) -> None:
+    first = now_ms(client) - 5
+    claims.upsert([an_entry(1, first_slot=first)])
+    assert claims.upsert([an_entry(1, first_slot=first, queue="browser")]) == 1
+    assert [client.zcard(key) for key in SCHEDULES] == [0, 1]
+    assert claims.upsert([an_entry(1, first_slot=first, queue="browser")]) == 0
+
+
+def test_a_check_that_waits_in_a_queue_it_has_left_does_not_run_there(
+    client: "redis.Redis", claims: Claims, redis_url: str
+) -> None:
+    stays, moves = (an_entry(n, first_slot=now_ms(client) - 5) for n in (1, 2))
+    claims.upsert([stays, moves])
+    (batch,) = claim(claims)
+    claims.upsert([an_entry(2, first_slot=moves.first_slot, version=2, queue="browser")])
+    assert asyncio.run(start(redis_url, batch)) == [stays.subscription_id]
+    assert "shed" not in claims.counters()
 
 
 def test_a_start_tells_how_long_its_batch_has_waited(
@@ -344,8 +429,9 @@ def test_the_clock_waits_out_a_small_step_back_and_takes_a_large_one(
 def test_a_schedule_of_another_database_is_emptied(client: "redis.Redis", claims: Claims) -> None:
     assert claims.belongs_to("one")
     claims.upsert([an_entry(1, first_slot=now_ms(client))])
+    claims.upsert([an_entry(2, first_slot=now_ms(client), queue="browser")])
     assert claims.belongs_to("one")
-    assert claims.size() == 1
+    assert claims.size() == 2
     assert not claims.belongs_to("another")
     assert claims.size() == 0
     assert claims.belongs_to("another")
