@@ -74,6 +74,11 @@ class Extraction(BaseModel):
             raise ValueError("regex goes with header, cookie or the body, not with json_path")
         return self
 
+    @property
+    def expensive(self) -> bool:
+        """Whether even a short document may take milliseconds."""
+        return self.json_path is not None and ("?" in self.json_path or ".." in self.json_path)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:

@@ -24,8 +24,8 @@ from lighthouse.probes.http_config import (
 from lighthouse.probes.http_tokens import Tokens
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
 
-__all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "explain", "is_long", "judge"]
-__all__ += ["next_hop", "probe"]
+__all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "explain", "is_long"]
+__all__ += ["judge", "next_hop", "probe"]
 
 #: A pattern runs in a thread on bodies longer than this, in bytes: RE2 lets go of the interpreter,
 #: and the loop would stand still for milliseconds otherwise.
@@ -107,7 +107,7 @@ async def _followed(
         if isinstance(following, TransportError):
             found = following
             break
-        if not _allowed(config, request, following):
+        if not allowed(config, request, following):
             break
         if hops >= config.max_redirects:
             found = TransportError(
@@ -126,7 +126,7 @@ async def _followed(
     return way.over(found)
 
 
-def _allowed(config: HttpConfig, request: HttpRequest, following: HttpRequest) -> bool:
+def allowed(config: HttpConfig, request: HttpRequest, following: HttpRequest) -> bool:
     """Whether the configuration lets a redirect be followed."""
     match config.follow_redirects:
         case "same_origin":

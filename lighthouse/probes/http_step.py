@@ -18,10 +18,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from lighthouse import urls, variables
 from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS, CheckStatus, Reason
-from lighthouse.probes import http, matching
+from lighthouse.probes import assertions, http, matching
+from lighthouse.probes.assertions import Comparison
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.extraction import Answer, Extraction, Missing, extract
-from lighthouse.probes.http import MEBIBYTE, BodyValidation, HttpConfig
+from lighthouse.probes.http_config import MEBIBYTE, BodyValidation, HttpConfig
 from lighthouse.probes.steps import (
     Flow,
     StepConfig,
@@ -32,9 +33,6 @@ from lighthouse.probes.steps import (
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-#: Bodies longer than this are judged in a thread: parsing them holds the loop up for milliseconds.
-_LONG_BODY_BYTES = 64 * 1024
 
 #: What decides where a request goes: scheme, host and port, up to the path, query or fragment.
 _ORIGIN = re.compile(r"(?:https?://)?[^/?#]*", re.IGNORECASE)
@@ -61,10 +59,10 @@ class HttpExpect(BaseModel):
         max_length=50,
         description='Codes, "2xx" or "200-299"; one of them or a list.',
     )
-    headers: dict[str, str | None] = Field(
+    headers: dict[str, Comparison | None] = Field(
         default_factory=dict,
         max_length=50,
-        description="Values, case and parameters ignored; null asks for presence only.",
+        description="Values, case and parameters ignored, or operators; null: presence only.",
     )
     body: BodyValidation | None = Field(default=None, description="As body_validation of `http`.")
     max_latency_ms: Annotated[int, Field(gt=0)] | None = Field(
@@ -111,7 +109,10 @@ class HttpStep(StepConfig):
     extract: dict[VariableName, Extraction] = Field(
         default_factory=dict, max_length=20, description="Variables for the steps after this one."
     )
-    follow_redirects: bool = Field(default=True, description="Judge what the redirects lead to.")
+    follow_redirects: bool | Literal["same_origin", "same_host"] = Field(
+        default=True,
+        description="Which redirects are followed; one that is not is judged as the answer.",
+    )
     max_redirects: int = Field(default=10, ge=0, le=20, description="More are a failure.")
     verify_tls: bool = Field(default=True, description="Refuse certificates that prove nothing.")
     max_body_bytes: int = Field(
@@ -248,16 +249,34 @@ async def run_step(
     """One request with its redirects and the flow's cookies, judged and taken apart."""
     config = step.filled(flow)
     found = await _exchange(equipment.transport, config, step, flow, timeout_s)
-    if isinstance(found, HttpResponse) and len(found.body) > _LONG_BODY_BYTES:
+    if equipment.explain or http.is_long(config, found) or _is_long(step, found):
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, _judged, config, step, flow, found)
-    return _judged(config, step, flow, found)
+        return await loop.run_in_executor(
+            None, _judged, config, step, flow, found, equipment.explain
+        )
+    return _judged(config, step, flow, found, False)
+
+
+def _is_long(step: HttpStep, found: HttpResponse | TransportError) -> bool:
+    """Whether taking the answer apart would hold the loop up."""
+    if isinstance(found, TransportError):
+        return False
+    return bool(step.extract) and (
+        len(found.body) > assertions.SHORT_BYTES
+        or any(wanted.expensive for wanted in step.extract.values())
+    )
 
 
 def _judged(
-    config: HttpConfig, step: HttpStep, flow: Flow, found: HttpResponse | TransportError
+    config: HttpConfig,
+    step: HttpStep,
+    flow: Flow,
+    found: HttpResponse | TransportError,
+    explain: bool,
 ) -> StepResult:
     outcome = http.judge(config, found)
+    if explain:
+        outcome = replace(outcome, findings=http.explain(config, found))
     if isinstance(found, TransportError):
         return StepResult(outcome=outcome)
     values: dict[str, Any] | Missing = {}
@@ -305,7 +324,9 @@ async def _exchange(
     hops = 0
     while config.follow_redirects and isinstance(found, HttpResponse):
         following = http.next_hop(request, found)
-        if following is None:
+        if following is None or (
+            isinstance(following, HttpRequest) and not http.allowed(config, request, following)
+        ):
             break
         left_s = deadline - time.monotonic()
         if isinstance(following, TransportError):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import Prober, parse_config
+from lighthouse.probes import Prober, check_once, parse_config
 from lighthouse.settings import load
 from tests.support import shop as shops
 from tests.support.raw_target import answering, raw_target, resetting, sending
@@ -514,3 +514,31 @@ async def test_a_cancelled_flow_stops(prober: Prober) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+async def test_a_redirect_that_is_not_to_be_followed_is_judged(prober: Prober, shop: Shop) -> None:
+    async with raw_target(answering()) as other:
+        step = {"url": shop.url(f"/redirect?to={other.url()}"), "follow_redirects": "same_origin"}
+        found = await probed(prober, step)
+        assert (found.status, found.http_status, other.requests) == (FAILURE, 302, [])
+
+
+async def test_the_findings_of_each_step_are_told_where_somebody_looks(shop: Shop) -> None:
+    settings = load({}, egress_allow="127.0.0.1/32")
+    config = parse_config(
+        MonitorType.CANARY,
+        {
+            "secrets": {"WORD": "state=ready"},
+            "steps": [
+                {
+                    "name": "text",
+                    "action": "GET",
+                    "url": shop.url("/text"),
+                    "expect": {"headers": {"Content-Type": "text/plain"}, "status": 200},
+                }
+            ],
+        },
+    )
+    found = await check_once(MonitorType.CANARY, config, settings)
+    told = [(finding.name, finding.ok) for finding in found.steps[0].findings]
+    assert told == [("status", True), ("header Content-Type", True)]
