@@ -202,7 +202,7 @@ class Batches:
         if known.target is None:
             self.recorder.add(result)
         else:
-            self.health.take(known.target, outcome, result)
+            self.health.take(known.target, outcome, result, check.interval_ms / 1000)
 
     def _finish(self) -> None:
         self._in_flight -= 1

@@ -2,11 +2,13 @@
 
 A target that answered wrongly has proved the way to it. One that was silent is held back until
 something unrelated answers afterwards: another check, a reference target, or a target that
-answered lately and is asked again. What nothing proves in time becomes `error`, and the operator
-hears of it once.
+answered lately and is asked again. Where nothing unrelated had answered during the attempt either,
+that proof may only mean that the network is back, so the silent target is checked once more. What
+nothing proves in time becomes `error`, and the operator hears of it once.
 """
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -38,6 +40,8 @@ PROOF_S = 5.0
 ASK_S, ROUND_S = 2.0, 0.5
 #: Seconds in which a busy fleet has its next answer anyway.
 BUSY_S = 0.2
+#: Silent targets that are checked once more at the same time.
+MOST_AGAIN = 64
 #: Places that answered last and may be asked again.
 REMEMBERED = 4
 
@@ -95,6 +99,19 @@ def references(urls: Sequence[str]) -> list[Target]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A silent target's result that waits for proof."""
+
+    target: Target
+    outcome: Outcome
+    result: Result
+    interval_s: float
+    ended_at: float  #: monotonic, s
+    sure: bool  #: something unrelated answered during its last attempt
+    again: bool  #: it was checked once more already
+
+
 class Health:
     """Stands between the probes and the recorder, on the engine's loop."""
 
@@ -112,7 +129,12 @@ class Health:
         self._add = add
         self._alarm = alarm
         self._answered: OrderedDict[str, Target] = OrderedDict()  #: newest last
-        self._held: list[tuple[float, Target, Result]] = []  #: (ended at, monotonic s; …)
+        self._held: list[_Held] = []
+        #: When something answered last, and when something of another subscription did.
+        self._last: tuple[float, UUID | None] = (-math.inf, None)
+        self._other: tuple[float, UUID | None] = (-math.inf, None)
+        self._again = asyncio.Semaphore(MOST_AGAIN)
+        self._checking: set[asyncio.Task[None]] = set()
         self._in_doubt_since: float | None = None
         self._alarmed = False
         self._seeker: asyncio.Task[None] | None = None
@@ -122,7 +144,15 @@ class Health:
         """Results that wait for proof."""
         return len(self._held)
 
-    def take(self, target: Target, outcome: Outcome, result: Result) -> None:
+    def take(
+        self,
+        target: Target,
+        outcome: Outcome,
+        result: Result,
+        interval_s: float,
+        *,
+        again: bool = False,
+    ) -> None:
         """Record a result, at once or when it is proved."""
         if outcome.status is CheckStatus.SUCCESS:
             self._proved(target)
@@ -130,7 +160,19 @@ class Health:
             return
         reason = outcome.reason
         if outcome.status.down and self._needs_proof(reason, target):
-            self._held.append((time.monotonic(), target, result))
+            now = time.monotonic()
+            latest = self._last if self._last[1] != target.who else self._other
+            self._held.append(
+                _Held(
+                    target=target,
+                    outcome=outcome,
+                    result=result,
+                    interval_s=interval_s,
+                    ended_at=now,
+                    sure=latest[0] >= now - (outcome.latency_ms or 0.0) / 1000,
+                    again=again,
+                )
+            )
             self._seek()
             return
         self._add(result)
@@ -148,6 +190,9 @@ class Health:
 
     def _proved(self, target: Target) -> None:
         place = target.place
+        if self._last[1] != target.who:
+            self._other = self._last
+        self._last = (time.monotonic(), target.who)
         if target.askable:
             self._answered[place] = target
             self._answered.move_to_end(place)
@@ -156,11 +201,17 @@ class Health:
         if self._in_doubt_since is None and not self._alarmed:
             return
         waiting, self._held = self._held, []
-        for entry in waiting:
-            if entry[1].who == target.who:
-                self._held.append(entry)
+        for held in waiting:
+            if held.target.who == target.who:
+                self._held.append(held)
+            elif held.sure:
+                self._add(held.result)
+            elif held.again:
+                self._add(_unproved(held.result))
             else:
-                self._add(entry[2])
+                task = asyncio.create_task(self._check_again(held))
+                self._checking.add(task)
+                task.add_done_callback(self._checking.discard)
         if not self._held:
             self._in_doubt_since = None
         if self._alarmed:
@@ -178,7 +229,7 @@ class Health:
         await asyncio.sleep(BUSY_S)
         while self._in_doubt_since is not None:
             round_ends = time.monotonic() + ROUND_S
-            silent = {target.place for _, target, _ in self._held}
+            silent = {held.target.place for held in self._held}
             whom = self._references or self._whom_to_ask(silent)
             asking = [asyncio.create_task(self._ask(target)) for target in whom]
             if asking:
@@ -197,6 +248,26 @@ class Health:
         if outcome.status is CheckStatus.SUCCESS:
             self._proved(target)
 
+    async def _check_again(self, held: _Held) -> None:
+        async with self._again:
+            try:
+                found = await self._prober.probe(
+                    held.target.type, held.target.config, held.interval_s
+                )
+            except Exception:
+                log.exception("a target could not be checked again")
+                self._add(_unproved(held.result))
+                return
+        outcome = replace(found, attempts=found.attempts + held.outcome.attempts)
+        result = Result.of(
+            held.result.subscription_id,
+            held.result.slot,
+            outcome,
+            delay_ms=held.result.delay_ms,
+            region=held.result.region,
+        )
+        self.take(held.target, outcome, result, held.interval_s, again=True)
+
     def _give_up(self) -> None:
         since = self._in_doubt_since
         now = time.monotonic()
@@ -204,13 +275,12 @@ class Health:
             return
         waiting, self._held = self._held, []
         given_up = 0
-        for entry in waiting:
-            ended, _, result = entry
-            if now - ended < PROOF_S:
-                self._held.append(entry)
+        for held in waiting:
+            if now - held.ended_at < PROOF_S:
+                self._held.append(held)
                 continue
             given_up += 1
-            self._add(_unproved(result))
+            self._add(_unproved(held.result))
         if not self._alarmed:
             self._alarmed = True
             log.error("no proof of the prober's own health", held_back=given_up)
@@ -220,15 +290,16 @@ class Health:
                 else "there is nothing else to ask: name some in LIGHTHOUSE_REFERENCE_TARGETS"
             )
         # Doubt ends with proof, or when nothing waits: the next silence starts it again.
-        self._in_doubt_since = self._held[0][0] if self._held else None
+        self._in_doubt_since = self._held[0].ended_at if self._held else None
 
     async def close(self) -> None:
         """Let go; what waits for proof is not recorded, and another worker checks it again."""
         self._held.clear()
         self._in_doubt_since = None
-        if self._seeker is not None:
-            self._seeker.cancel()
-            await asyncio.gather(self._seeker, return_exceptions=True)
+        running = [*self._checking, *([self._seeker] if self._seeker else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _unproved(result: Result) -> Result:

@@ -14,8 +14,8 @@ import psycopg
 from lighthouse.model import AlertType, CheckStatus, event_id
 from lighthouse.slots import Epoch
 
-#: Attempts, flush and a busy machine: what may lie between a probe's start and its row.
-LONGEST_PROBE_MS = 15_000
+#: Attempts, proof of health, flush and a busy machine: what may lie between a probe's start and its row.
+LONGEST_PROBE_MS = 30_000
 
 _ROWS = """
 SELECT subscription_id, (extract(epoch FROM time) * 1000)::bigint, status::text,

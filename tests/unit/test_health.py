@@ -15,7 +15,9 @@ from lighthouse.settings import load
 
 UP = Outcome(status=CheckStatus.SUCCESS)
 REFUSED = Outcome(status=CheckStatus.FAILURE, reason=Reason.CONNECTION_REFUSED, message="refused")
-SILENT = Outcome(status=CheckStatus.TIMEOUT, reason=Reason.TIMEOUT, message="nothing came")
+SILENT = Outcome(
+    status=CheckStatus.TIMEOUT, reason=Reason.TIMEOUT, message="nothing came", latency_ms=50.0
+)
 WRONG = Outcome(status=CheckStatus.FAILURE, reason=Reason.STATUS_CODE, message="status 500")
 NO_NETWORK = Outcome(status=CheckStatus.ERROR, reason=Reason.PROBER_NETWORK, message="no route")
 
@@ -32,11 +34,12 @@ class ScriptedProber(Prober):
     def __init__(self) -> None:
         super().__init__(load({}))
         self.network = SILENT
+        self.answers: dict[str, Outcome] = {}
         self.asked: list[str] = []
 
     async def probe(self, type: MonitorType, config: Any, interval_s: float) -> Outcome:  # noqa: A002
         self.asked.append(config.url)
-        return self.network
+        return self.answers.get(config.url, self.network)
 
 
 class Bench:
@@ -52,7 +55,7 @@ class Bench:
         )
 
     def take(self, where: Target, outcome: Outcome) -> None:
-        self.health.take(where, outcome, Result.of(uuid4(), 1, outcome))
+        self.health.take(where, outcome, Result.of(uuid4(), 1, outcome), 60.0)
 
     @property
     def statuses(self) -> list[str]:
@@ -74,12 +77,30 @@ async def test_a_wrong_answer_is_its_own_proof() -> None:
 
 async def test_silence_waits_for_an_answer_from_elsewhere() -> None:
     bench = Bench()
-    bench.take(target("a"), SILENT)
-    assert bench.statuses == []
-    bench.take(target("a"), UP)
-    assert bench.statuses == ["success"]  # its own answer to another check proves nothing
     bench.take(target("b"), UP)
-    assert sorted(bench.statuses) == ["success", "success", "timeout"]
+    bench.take(target("a"), SILENT)
+    assert bench.statuses == ["success"]
+    bench.take(target("a"), UP)
+    assert bench.statuses == ["success"] * 2  # its own answer to another check proves nothing
+    bench.take(target("b"), UP)
+    assert sorted(bench.statuses) == ["success"] * 3 + ["timeout"]
+    assert bench.prober.asked == []
+    await bench.health.close()
+
+
+@pytest.mark.parametrize(("now", "stored"), [(UP, "success"), (SILENT, "timeout")])
+async def test_a_target_that_was_silent_while_nothing_answered_is_checked_again_at_the_proof(
+    now: Outcome, stored: str
+) -> None:
+    bench = Bench()
+    bench.take(target("a"), SILENT)
+    bench.prober.answers["http://a/"] = now
+    bench.take(target("b"), UP)
+    await asyncio.sleep(0.02)
+    bench.take(target("b"), UP)
+    assert bench.prober.asked.count("http://a/") == 1
+    assert sorted(bench.statuses) == sorted(["success", "success", stored])
+    assert next(r for r in bench.stored if r.status.value == stored and r.attempts > 1).slot == 1
     await bench.health.close()
 
 
@@ -88,7 +109,7 @@ async def test_an_answer_from_before_the_silence_proves_nothing_but_is_asked_for
     bench.take(target("b"), UP)
     bench.take(target("a"), SILENT)
     assert bench.statuses == ["success"]
-    bench.prober.network = UP
+    bench.prober.answers["http://b/"] = UP
     await asyncio.sleep(0.1)
     assert bench.prober.asked == ["http://b/"]
     assert bench.statuses == ["success", "timeout"]
@@ -121,10 +142,11 @@ async def test_a_network_that_is_lost_a_second_time_is_told_a_second_time() -> N
 
 async def test_a_reference_that_answers_makes_silence_a_timeout() -> None:
     bench = Bench("http://reference/")
-    bench.prober.network = UP
+    bench.prober.answers["http://reference/"] = UP
     bench.take(target("a"), SILENT)
     await asyncio.sleep(0.15)
     assert bench.statuses == ["timeout"]
+    assert bench.prober.asked[:2] == ["http://reference/", "http://a/"]
     assert bench.alarms == []
 
 
