@@ -59,7 +59,7 @@ def parse_json(body: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(f"is nested more than {DEEPEST} levels deep") from None
     except ValueError as exc:
-        if "recursion" in str(exc).lower():
+        if "recursion" in str(exc).lower() or "depth" in str(exc):  # orjson's own limit is 1024
             raise ValueError(f"is nested more than {DEEPEST} levels deep") from None
         raise ValueError(f"is not JSON: {' '.join(str(exc).split())[:120]}") from None
     if containers > DEEPEST and _deeper_than(DEEPEST, document):
