@@ -144,6 +144,7 @@ class Reason(StrEnum):
     CERTIFICATE_EXPIRY = "certificate_expiry"
     HTTP_VERSION = "http_version"
     TOKEN = "token"  # noqa: S105 - no token, but that OAuth2 gave none
+    CLOSED = "closed"  #: a WebSocket, by the server, with a code
     TIMEOUT = "timeout"
 
     PROBER_RESOLVER = "prober_resolver"

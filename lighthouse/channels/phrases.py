@@ -57,6 +57,7 @@ ENGLISH = Phrases(
         "certificate_expiry": "the certificate expires soon",
         "http_version": "another version of HTTP than demanded",
         "token": "no access token could be had",
+        "closed": "the server closed the connection",
         "timeout": "no answer in time",
     },
 )
@@ -95,6 +96,7 @@ SPANISH = Phrases(
         "certificate_expiry": "el certificado caduca pronto",
         "http_version": "otra versión de HTTP que la exigida",
         "token": "no se pudo obtener un token de acceso",
+        "closed": "el servidor cerró la conexión",
         "timeout": "no respondió a tiempo",
     },
 )

@@ -24,8 +24,8 @@ from lighthouse.probes.http_config import (
 from lighthouse.probes.http_tokens import Tokens
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
 
-__all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "explain", "is_long"]
-__all__ += ["judge", "next_hop", "probe"]
+__all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "blame", "expiry_fault"]
+__all__ += ["explain", "fetched", "is_long", "judge", "next_hop", "probe"]
 
 #: A pattern runs in a thread on bodies longer than this, in bytes: RE2 lets go of the interpreter,
 #: and the loop would stand still for milliseconds otherwise.
@@ -41,21 +41,24 @@ _DAY = timedelta(days=1)
 
 async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> Outcome:
     """One attempt, redirects included, over within `timeout_s`."""
-    if config.oauth2 is not None:
-        found = await _with_token(equipment, config, timeout_s)
-    else:
-        found = await equipment.transport.exchange(config.request, timeout_s)
-        if (
-            isinstance(found, HttpResponse)
-            and found.location is not None
-            and config.follow_redirects
-        ):
-            found = await _followed(equipment.transport, config, config.request, found, timeout_s)
+    found = await fetched(equipment, config, timeout_s)
     if equipment.explain:
         return await asyncio.get_running_loop().run_in_executor(None, _looked_at, config, found)
     if is_long(config, found):
         return await asyncio.get_running_loop().run_in_executor(None, judge, config, found)
     return judge(config, found)
+
+
+async def fetched(
+    equipment: Equipment, config: HttpConfig, timeout_s: float
+) -> HttpResponse | TransportError:
+    """What came in the end, redirects and tokens included, before anything is judged."""
+    if config.oauth2 is not None:
+        return await _with_token(equipment, config, timeout_s)
+    found = await equipment.transport.exchange(config.request, timeout_s)
+    if isinstance(found, HttpResponse) and found.location is not None and config.follow_redirects:
+        return await _followed(equipment.transport, config, config.request, found, timeout_s)
+    return found
 
 
 async def _with_token(
@@ -230,7 +233,7 @@ def judge(
     """What an exchange means for its target."""
     if isinstance(found, TransportError):
         return Outcome(
-            status=_blame(found.reason),
+            status=blame(found.reason),
             reason=found.reason,
             message=found.message,
             latency_ms=found.total_ms,
@@ -245,7 +248,9 @@ def judge(
             break
     status = CheckStatus.SUCCESS if reason is None else CheckStatus.FAILURE
     if reason is None and config.certificate_expiry is not None:
-        message = _expiry_fault(config.certificate_expiry.days, found, now or datetime.now(UTC))
+        message = expiry_fault(
+            config.certificate_expiry.days, found.cert_expires_at, now or datetime.now(UTC)
+        )
         if message is not None:
             reason = Reason.CERTIFICATE_EXPIRY
             if config.certificate_expiry.severity == "failure":
@@ -279,7 +284,7 @@ def explain(
             findings.append(_finding(name, wrong, _told(name, found)))
     if config.certificate_expiry is not None:
         now = now or datetime.now(UTC)
-        wrong = _expiry_fault(config.certificate_expiry.days, found, now)
+        wrong = expiry_fault(config.certificate_expiry.days, found.cert_expires_at, now)
         findings.append(_finding("certificate expiry", wrong, _days_told(found, now)))
     return tuple(findings)
 
@@ -302,7 +307,8 @@ def _told(name: str, found: HttpResponse) -> str:
     return "as expected"
 
 
-def _blame(reason: Reason) -> CheckStatus:
+def blame(reason: Reason) -> CheckStatus:
+    """The status of a check that ends for a reason."""
     if reason is Reason.TIMEOUT:
         return CheckStatus.TIMEOUT
     return CheckStatus.ERROR if reason.value.startswith("prober_") else CheckStatus.FAILURE
@@ -343,8 +349,8 @@ def _assertions(
         yield "latency", Reason.MAX_LATENCY, wrong
 
 
-def _expiry_fault(days: int, found: HttpResponse, now: datetime) -> str | None:
-    ends = found.cert_expires_at
+def expiry_fault(days: int, ends: datetime | None, now: datetime) -> str | None:
+    """What is wrong with a certificate that ends then, where so many days are wanted."""
     if ends is None:
         return "the expiry of the certificate could not be read"
     if ends - now >= days * _DAY:
