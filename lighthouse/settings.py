@@ -208,5 +208,10 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def from_environment(name: str) -> str | None:
+    """A variable that the user names, such as the one that holds a target's token."""
+    return os.environ.get(name)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
