@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lighthouse import urls
-from lighthouse.configs import Secret
+from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS
 from lighthouse.probes import matching
 from lighthouse.probes.assertions import Comparison, JsonExpectation, accepted_codes, code_range
@@ -88,7 +88,7 @@ class HttpConfig(MonitorConfig):
         max_length=_MOST_HEADERS,
         description="Sent with the request; never to another origin that it is redirected to.",
     )
-    body: Secret | dict[str, Any] | list[Any] | None = Field(
+    body: Annotated[str | dict[str, Any] | list[Any] | None, SECRET_JSON] = Field(
         default=None, description="Text, or a JSON value that is sent as application/json."
     )
     basic_auth: BasicAuth | None = Field(default=None, description="A user's name and password.")
