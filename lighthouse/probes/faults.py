@@ -110,6 +110,8 @@ def classify(seen: Evidence) -> Fault:
             return Reason.PROBER_CONFIG, "the client certificate and its key cannot be used"
         case 77:
             return Reason.PROBER_CONFIG, "the prober cannot read its CA bundle"
+        case 3 if seen.connected:  # ours was good enough: it is one in the answer
+            return Reason.PROTOCOL_ERROR, "the answer holds an address that is no URL"
         case 3:
             return Reason.PROBER_CONFIG, "the URL cannot be used"
         case 6:

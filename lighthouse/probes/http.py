@@ -125,6 +125,11 @@ async def _followed(
             found = _too_late(timeout_s, hops - 1)
             break
         found = await transport.exchange(request, left_s)
+        if isinstance(found, TransportError) and found.reason is Reason.PROBER_CONFIG:
+            # It worked before: what libcurl cannot use is the address that the target gave.
+            found = replace(
+                found, reason=Reason.PROTOCOL_ERROR, message="the redirect's address is no URL"
+            )
         way = way.plus(found)
     return way.over(found)
 

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,3 +151,9 @@ def test_a_message_is_one_clean_line() -> None:
 )
 def test_a_failed_lookup(error: Exception, left: bool, reason: Reason) -> None:
     assert explain(error, "example.com", left)[0] is reason
+
+
+def test_an_address_in_an_answer_that_is_no_url_is_the_targets_fault() -> None:
+    seen = faults.Evidence(code=3, connected=True, secured=True, sent=True)
+    assert faults.classify(seen)[0] is Reason.PROTOCOL_ERROR
+    assert faults.classify(replace(seen, connected=False))[0] is Reason.PROBER_CONFIG
