@@ -295,6 +295,23 @@ def change(id: UUID, interval: int | None, config: str | None) -> None:  # noqa:
     click.echo(f"changed {id}", err=True)
 
 
+@subscriptions.command("apply")
+@click.argument("file")
+@click.option("--yes", is_flag=True, help="Apply the plan without asking.")
+@click.option(
+    "--prune", is_flag=True, help="Cancel what the file's wallets have and the file has not."
+)
+@as_json
+def apply_(file: str, yes: bool, prune: bool, as_json: bool) -> None:
+    """Make subscriptions and channels as a YAML FILE says (- is standard input).
+
+    Shows the plan first, and asks on a terminal; elsewhere nothing is done without --yes.
+    """
+    from lighthouse.cli.applying import apply_file
+
+    apply_file(file, yes=yes, prune=prune, as_json=as_json)
+
+
 @subscriptions.command()
 @click.argument("id", type=click.UUID)
 def pause(id: UUID) -> None:  # noqa: A002

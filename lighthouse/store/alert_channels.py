@@ -16,7 +16,9 @@ from lighthouse.store.pool import Pool, translated
 #: The languages that the templates speak.
 LANGUAGES = ("en", "es")
 
-_COLUMNS = "id, subscription_id, channel_type, channel_config, enabled, min_severity, metadata"
+CHANNEL_COLUMNS = (
+    "id, subscription_id, channel_type, channel_config, enabled, min_severity, metadata"
+)
 
 
 async def add_channel(
@@ -74,12 +76,12 @@ async def list_channels(pool: Pool, subscription_id: UUID | None = None) -> list
     with translated():
         async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
-                f"SELECT {_COLUMNS} FROM alert_channels"  # noqa: S608 - a constant
+                f"SELECT {CHANNEL_COLUMNS} FROM alert_channels"  # noqa: S608 - a constant
                 " WHERE %(id)s::uuid IS NULL OR subscription_id = %(id)s"
                 " ORDER BY created_at, id",
                 {"id": subscription_id},
             )
-            return _channels(await cursor.fetchall())
+            return channels_of(await cursor.fetchall())
 
 
 async def get_channel(pool: Pool, channel_id: UUID) -> Channel:
@@ -87,10 +89,10 @@ async def get_channel(pool: Pool, channel_id: UUID) -> Channel:
     with translated():
         async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
-                f"SELECT {_COLUMNS} FROM alert_channels WHERE id = %s",  # noqa: S608 - a constant
+                f"SELECT {CHANNEL_COLUMNS} FROM alert_channels WHERE id = %s",  # noqa: S608 - a constant
                 (channel_id,),
             )
-            found = _channels(await cursor.fetchall())
+            found = channels_of(await cursor.fetchall())
     if not found:
         raise NotFoundError(f"no channel {channel_id}")
     return found[0]
@@ -108,7 +110,7 @@ async def remove_channel(pool: Pool, channel_id: UUID) -> None:
                 raise NotFoundError(f"no channel {channel_id}")
 
 
-def _channels(rows: Sequence[Mapping[str, Any]]) -> list[Channel]:
+def channels_of(rows: Sequence[Mapping[str, Any]]) -> list[Channel]:
     return [
         Channel(
             id=row["id"],

@@ -59,7 +59,7 @@ __all__ = [
     "wallet_address",
 ]
 
-_COLUMNS = """
+SUBSCRIPTION_COLUMNS = """
 s.id, u.wallet_address, s.name, s.target_type, s.target_config, s.tier, s.check_interval_seconds,
 s.status, s.payment_tx_hash, s.payment_chain, s.payment_amount_usdc, s.created_at, s.activated_at,
 s.expires_at, s.cancelled_at, s.metadata
@@ -98,14 +98,17 @@ async def active_subscriptions(pool: Pool) -> list[Subscription]:
 async def _read(
     pool: Pool, where: str, arguments: Sequence[Any] | Mapping[str, Any]
 ) -> list[Subscription]:
-    query = f"SELECT {_COLUMNS} FROM subscriptions s JOIN users u ON u.id = s.user_id {where}"  # noqa: S608 - constants
+    query = (
+        f"SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions s"  # noqa: S608 - constants
+        f" JOIN users u ON u.id = s.user_id {where}"
+    )
     with translated():
         async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(query.encode(), arguments)
-            return [_subscription(row) for row in await cursor.fetchall()]
+            return [subscription_of(row) for row in await cursor.fetchall()]
 
 
-def _subscription(row: dict[str, Any]) -> Subscription:
+def subscription_of(row: dict[str, Any]) -> Subscription:
     return Subscription(
         **{
             **row,

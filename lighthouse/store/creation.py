@@ -97,22 +97,36 @@ async def create_subscriptions(
     """
     if not news:
         return []
+    with translated():
+        async with pool.connection() as conn, conn.transaction():
+            return await create_within(
+                conn, news, enforce_plans=enforce_plans, spacing_ms=spacing_ms
+            )
+
+
+async def create_within(
+    conn: Connection,
+    news: Sequence[NewSubscription],
+    *,
+    enforce_plans: bool,
+    spacing_ms: float = SPACING_MS,
+) -> list[UUID]:
+    """`create_subscriptions` in the caller's transaction."""
     wallets = [wallet_address(new.wallet) for new in news]
     for new in news:
         _check_fields(new)
-    with translated(), _mistakes_told():
-        async with pool.connection() as conn, conn.transaction():
-            users = await _lock_users(conn, wallets)
-            owners = [users[wallet] for wallet in wallets]
-            await _check_expiries(conn, news)
-            if enforce_plans:
-                await _check_plans(conn, news, owners)
-            names = await _names(conn, news, wallets, owners)
-            return await _insert(conn, news, owners, names, await now_ms(conn), spacing_ms)
+    with mistakes_told():
+        users = await lock_users(conn, wallets)
+        owners = [users[wallet] for wallet in wallets]
+        await _check_expiries(conn, news)
+        if enforce_plans:
+            await _check_plans(conn, news, owners)
+        names = await _names(conn, news, wallets, owners)
+        return await _insert(conn, news, owners, names, await now_ms(conn), spacing_ms)
 
 
 @contextmanager
-def _mistakes_told() -> Iterator[None]:
+def mistakes_told() -> Iterator[None]:
     """What the database refuses because of the caller's values is the caller's mistake."""
     try:
         yield
@@ -130,7 +144,7 @@ def _check_fields(new: NewSubscription) -> None:
     plans.check_interval(new.interval_s)
     plans.check_fits(new.worst_case_s, new.interval_s)
     if new.name is not None:
-        _check_name(new.name)
+        check_name(new.name)
     if (new.payment_tx_hash is None) != (new.payment_chain is None):
         raise UsageError("payment: a transaction and its chain are given together or not at all")
     if new.payment_tx_hash is not None and not _TX_HASH.fullmatch(new.payment_tx_hash):
@@ -148,7 +162,8 @@ def _check_fields(new: NewSubscription) -> None:
         raise UsageError("expires_at: the time needs a time zone, such as 2026-01-31T00:00:00Z")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot be a subscription's name. Raises UsageError."""
     if not name.strip() or len(name) > NAME_CHARS or not name.isprintable():
         raise UsageError(f"name: 1 to {NAME_CHARS} printable characters")
 
@@ -163,7 +178,8 @@ RETURNING wallet_address, id
 """
 
 
-async def _lock_users(conn: Connection, wallets: Sequence[str]) -> dict[str, UUID]:
+async def lock_users(conn: Connection, wallets: Sequence[str]) -> dict[str, UUID]:
+    """Lock the owners' rows, made if need be, until the transaction ends; their ids by wallet."""
     cursor = await conn.execute(_UPSERT_USERS, (sorted(set(wallets)),))
     return dict(await cursor.fetchall())
 
