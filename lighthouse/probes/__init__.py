@@ -12,9 +12,10 @@ from typing import Any
 from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import canary, http
+from lighthouse.probes import canary, graphql, http, websocket
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.websocket_config import WebsocketConfig
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 
@@ -32,6 +33,8 @@ class Monitor:
 
 MONITORS: Mapping[MonitorType, Monitor] = {
     MonitorType.HTTP: Monitor(config=http.HttpConfig, probe=http.probe),
+    MonitorType.WEBSOCKET: Monitor(config=WebsocketConfig, probe=websocket.probe),
+    MonitorType.GRAPHQL: Monitor(config=graphql.GraphqlConfig, probe=graphql.probe),
     MonitorType.CANARY: Monitor(config=canary.CanaryConfig, probe=canary.probe),
 }
 
