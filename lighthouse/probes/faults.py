@@ -223,6 +223,8 @@ def _closed(seen: Evidence) -> Fault:
     if "alert" in seen.text and "SSL" in seen.text:
         # In TLS 1.3 a server judges the client's certificate after the client's handshake.
         return _no_handshake(seen)
+    if "unexpected eof" in seen.text:  # OpenSSL's word for an end without a farewell
+        return Reason.CONNECTION_RESET, "the connection closed without an answer"
     if seen.code == PARTIAL_FILE:
         return Reason.CONNECTION_RESET, "the connection closed in the middle of the answer"
     if seen.code == GOT_NOTHING:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from tests.support.certificates import Certificate
 
@@ -28,9 +29,12 @@ class Target:
 
 @asynccontextmanager
 async def raw_target(
-    behave: Behaviour, certificate: Certificate | None = None
+    behave: Behaviour, certificate: Certificate | None = None, *, clients: Path | None = None
 ) -> AsyncIterator[Target]:
-    """A server that reads one request a connection and then does what it is told to."""
+    """A server that reads one request a connection and then does what it is told to.
+
+    `clients`: the authority by which clients must have a certificate.
+    """
     target = Target(0, "http" if certificate is None else "https")
     tasks: set[asyncio.Task[None]] = set()
 
@@ -53,6 +57,9 @@ async def raw_target(
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate.cert_file, certificate.key_file)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
     server = await asyncio.start_server(serve, HOST, 0, ssl=context, limit=2**20)
     target.port = server.sockets[0].getsockname()[1]
     try:
