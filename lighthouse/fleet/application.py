@@ -8,6 +8,7 @@ from celery.signals import setup_logging
 from kombu.entity import Exchange, Queue
 
 from lighthouse.errors import LighthouseError
+from lighthouse.fleet import broker
 from lighthouse.fleet.logs import configure
 from lighthouse.schedule.client import SOCKET_OPTIONS
 from lighthouse.settings import current
@@ -28,8 +29,11 @@ def fail(error: LighthouseError) -> None:
 
 def _make() -> Celery:
     settings = current()
-    made = Celery("lighthouse", broker=settings.require_redis(), set_as_current=True)
+    redis_url = settings.require_redis()
+    broker.register()
+    made = Celery("lighthouse", broker=redis_url, set_as_current=True)
     made.conf.update(
+        broker_use_ssl=broker.tls(redis_url),
         include=["lighthouse.fleet.tasks"],
         task_queues=[
             Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """Several faults at a time, under load and while schedules change; the rows say what was lost."""
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -13,10 +14,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+import redis
 
 from lighthouse.errors import UsageError
 from lighthouse.store import catalog
@@ -168,3 +171,79 @@ def test_messages_that_make_no_sense_end_no_worker(fleet: Fleet) -> None:
     later = now()
     fleet.wait_for("results after wrong messages", lambda: real_rows(fleet, later) >= 20, 30)
     settle(fleet).assert_invariants()
+
+
+#: What is in a queue although no Celery put it there.
+GARBAGE: list[bytes] = [
+    b"",
+    b"garbage",
+    b"\xff\xfe\x00",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{}",
+    b"[" * 100_000,
+    b'{"__type__": "x", "__value__": 1}',
+    b'{"properties": null}',
+    b'{"properties": {}}',
+    b'{"properties": {"delivery_tag": [], "delivery_info": {}}}',
+]
+
+
+def envelopes(fleet: Fleet) -> list[bytes]:
+    """A message as Celery sends it, then with each of its parts spoiled."""
+    sent: dict[str, Any] = {
+        "body": base64.b64encode(b'[["none", 1], {}, {}]').decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": "lighthouse.run_batch", "id": "1", "lang": "py"},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_tag": "tag",
+            "delivery_info": {"exchange": "checks", "routing_key": "checks"},
+        },
+    }
+    names = ("id", "eta", "expires", "timelimit", "retries", "root_id", "argsrepr")
+    made = [sent]
+    for part, wrong in (
+        ("body", ("#", "e", "bm8=", 7, [], {})),
+        ("content-encoding", ("none-such", 7, [])),
+        ("content-type", ("application/x-python-serialize", 7, [])),
+        (
+            "headers",
+            (
+                *(None, 7, [], "x", {}, {"task": []}, {"task": "lighthouse.run_batch"}),
+                *({**sent["headers"], name: value} for name in names for value in ([], "x", 2**70)),
+            ),
+        ),
+        ("properties", (None, 7, [], {"delivery_tag": "tag"})),
+    ):
+        made += [{**sent, part: value} for value in wrong]
+    for part in sent["properties"]:
+        for value in (None, 7, [], {}, "x"):
+            made.append({**sent, "properties": {**sent["properties"], part: value}})
+    for number, one in enumerate(made):
+        if isinstance(one["properties"], dict) and one["properties"].get("delivery_tag") == "tag":
+            one["properties"] = {**one["properties"], "delivery_tag": f"tag-{number}"}
+    return [json.dumps(one).encode() for one in made]
+
+
+def test_bytes_that_are_no_messages_end_no_worker_and_take_up_none_of_its_room(
+    fleet: Fleet,
+) -> None:
+    """Fails when kombu's own transport reads the queues: the worker dies of the first of them."""
+    fleet.subscribe(20, interval_s=10)
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 10)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        for queue in ("checks", "alerts", "maintenance"):
+            client.lpush(queue, *GARBAGE, *envelopes(fleet))
+        later = now()
+        fleet.wait_for("results after garbage", lambda: real_rows(fleet, later) >= 20)
+        # Nor is it left for a later worker to trip over.
+        fleet.wait_for("the last of it", lambda: not client.exists("checks", "unacked"))
+    assert "message dropped" in fleet.log("w1").read_text(errors="replace")
+    found = settle(fleet)
+    found.assert_invariants()
+    assert found.statuses["missed"] == 0
