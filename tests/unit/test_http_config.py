@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lighthouse import probes
 from lighthouse.errors import ConfigError
 from lighthouse.model import MonitorType
 from lighthouse.probes import json_schema, parse_config
@@ -134,8 +135,9 @@ def test_a_refusal_never_repeats_a_header_value() -> None:
     assert "s3cret" not in str(error)
 
 
-def test_a_type_that_is_not_built_is_refused_by_its_name() -> None:
-    with pytest.raises(ConfigError, match=r"^type: websocket checks are not built yet$"):
+def test_a_type_that_is_not_built_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "MONITORS", {})
+    with pytest.raises(ConfigError, match=r"^type: balance checks are not built yet$"):
         parse_config(MonitorType.WEBSOCKET, {"url": "wss://example.com/"})
 
 
