@@ -53,7 +53,7 @@ $(READY): pyproject.toml deploy/constraints.txt
 	@echo "Setting up $(VENV) (once, about a minute) …"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint deploy/constraints.txt --editable '.[local,dev]'
+	  --constraint deploy/constraints.txt --editable '.[local,browser,dev]'
 	@touch $@
 
 clean: ## remove the virtual environment, caches and the demo's data

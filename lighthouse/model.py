@@ -154,6 +154,7 @@ class Reason(StrEnum):
     PROBER_MEMORY = "prober_memory"
     PROBER_PROXY = "prober_proxy"  #: the configured proxy failed: nothing is known of the target
     PROBER_CONFIG = "prober_config"
+    PROBER_BROWSER = "prober_browser"
     PROBER_BUG = "prober_bug"
     PROBER_UNPROVED = "prober_unproved"
     UNSTORABLE = "unstorable"

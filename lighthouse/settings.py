@@ -113,6 +113,21 @@ class Settings(BaseSettings):
     alert_timeout_s: float = Field(
         default=10.0, gt=0, le=60, description="Seconds that a channel's service may take."
     )
+    chromium: Path | None = Field(
+        default=None,
+        description="Browser of the canaries' browser steps; found on the PATH when unset.",
+    )
+    browser_sandbox: Literal["on", "off"] = Field(
+        default="on",
+        description="Chromium's own sandbox; it needs user namespaces, and is always off for root.",
+    )
+    browser_flows: int = Field(
+        default=4, ge=1, le=64, description="Browser steps that one worker runs at the same time."
+    )
+    screenshot_dir: Path | None = Field(
+        default=None,
+        description="Screenshots of failed steps; in ~/.local/state/lighthouse when unset.",
+    )
     telegram_api_url: str = Field(
         default="https://api.telegram.org", description="Base URL of the Telegram Bot API."
     )

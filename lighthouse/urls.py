@@ -24,6 +24,17 @@ _SAFE = "%/:?#[]@!$&'()*+,;=-._~|"
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
+#: What decides where a request goes: scheme, host and port.
+_ORIGIN = re.compile(r"(?:https?://)?[^/?#]*", re.IGNORECASE)
+
+
+def cut_origin(template: str) -> tuple[str, str]:
+    """A URL, perhaps with variables in it, cut where its path, query or fragment begins."""
+    found = _ORIGIN.match(template)
+    end = found.end() if found else 0
+    return template[:end], template[end:]
+
+
 @lru_cache(maxsize=4096)
 def parts(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) of a normalized URL: its origin."""

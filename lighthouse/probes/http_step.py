@@ -5,7 +5,6 @@ be an origin which the configuration names: an answer cannot choose who gets the
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,13 +28,11 @@ from lighthouse.probes.steps import (
     StepFault,
     StepResult,
     VariableName,
+    at,
 )
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-#: What decides where a request goes: scheme, host and port, up to the path, query or fragment.
-_ORIGIN = re.compile(r"(?:https?://)?[^/?#]*", re.IGNORECASE)
 
 
 class _Zeros(dict[str, Any]):
@@ -129,12 +126,12 @@ class HttpStep(StepConfig):
     @model_validator(mode="after")
     def _fits(self) -> "HttpStep":
         if self.method is not None and self.action != "http":
-            raise _at(("method",), "goes with the action http")
+            raise at(("method",), "goes with the action http")
         for key, value in self.templates():
             try:
                 variables.names(value)
             except ValueError as exc:
-                raise _at(tuple(key.split(".")), str(exc)) from None
+                raise at(tuple(key.split(".")), str(exc)) from None
         zeros = _Zeros()
         head, tail = self.origin_and_rest
         if "${" in head:
@@ -152,9 +149,7 @@ class HttpStep(StepConfig):
     @cached_property
     def origin_and_rest(self) -> tuple[str, str]:
         """The URL's template, cut where its path, query or fragment begins."""
-        found = _ORIGIN.match(self.url)
-        end = found.end() if found else 0
-        return self.url[:end], self.url[end:]
+        return urls.cut_origin(self.url)
 
     def templates(self) -> Iterable[tuple[str, Any]]:
         yield "url", self.url
@@ -162,6 +157,9 @@ class HttpStep(StepConfig):
             yield f"headers.{name}", value
         if self.body is not None:
             yield "body", self.body
+
+    def opens(self) -> Iterable[str]:
+        yield self.url
 
     def sets(self) -> Mapping[str, bool]:
         return dict.fromkeys(self.extract, True)
@@ -220,15 +218,6 @@ class HttpStep(StepConfig):
             name for _, template in self.templates() for name in variables.names(template)
         )
         return Reason.PROTOCOL_ERROR if used & flow.tainted else Reason.PROBER_CONFIG
-
-
-def _at(place: tuple[str, ...], message: str) -> ValidationError:
-    error = InitErrorDetails(
-        type=PydanticCustomError("value_error", "{error}", {"error": message}),
-        loc=place,
-        input=None,
-    )
-    return ValidationError.from_exception_data("HttpStep", [error], hide_input=True)
 
 
 def _moved(exc: ValidationError) -> ValidationError:

@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from lighthouse import variables
-from lighthouse.model import CheckStatus, Outcome, Reason
+from lighthouse.model import Outcome, Reason
 from lighthouse.probes.assertions import Comparison
 from lighthouse.probes.cookies import Jar
 from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.http import blame
 from lighthouse.probes.redaction import Redactor
 
 #: Extracted values and their variables are held while a flow runs, and thousands of flows may run.
@@ -92,6 +94,14 @@ class StepConfig(BaseModel):
         """(key, value) of what is substituted: text, or a JSON value with texts inside."""
         return ()
 
+    def from_secrets(self) -> Iterable[tuple[str, str]]:
+        """(key, text) of templates whose variables may come from `secrets` only."""
+        return ()
+
+    def opens(self) -> Iterable[str]:
+        """The URLs that the step itself names, as templates."""
+        return ()
+
     def sets(self) -> Mapping[str, bool]:
         """The variables that the step sets; True for what its target decides."""
         return {}
@@ -125,11 +135,13 @@ class StepResult:
 Runner = Callable[[Equipment, Any, Flow, float], Awaitable[StepResult]]
 
 
+def at(place: tuple[str | int, ...], message: str) -> ValidationError:
+    """A fault of a configuration at a place of the model that is being validated."""
+    error = PydanticCustomError("value_error", "{error}", {"error": message})
+    line = InitErrorDetails(type=error, loc=place, input=None)
+    return ValidationError.from_exception_data("", [line], hide_input=True)
+
+
 def failed(reason: Reason, message: str, latency_ms: float | None = None) -> Outcome:
     """An outcome that is no success; the reason tells whom it blames."""
-    status = CheckStatus.FAILURE
-    if reason is Reason.TIMEOUT:
-        status = CheckStatus.TIMEOUT
-    elif reason.value.startswith("prober_"):
-        status = CheckStatus.ERROR
-    return Outcome(status=status, reason=reason, message=message, latency_ms=latency_ms)
+    return Outcome(status=blame(reason), reason=reason, message=message, latency_ms=latency_ms)

@@ -278,7 +278,7 @@ class Claims:
     ) -> Claimed:
         """Claim at most `limit` due checks of a queue, in batches that are shared among workers."""
         schedule = SCHEDULES[QUEUES.index(queue)]
-        args = [limit, batch_size, f"{uuid4().hex[:16]}:", max_queued, queue, schedule]
+        args: list[Any] = [limit, batch_size, f"{uuid4().hex[:16]}:", max_queued, queue, schedule]
         with _translated():
             answer: Any = self._claim(args=args)
         return Claimed(
