@@ -125,6 +125,9 @@ class SignStep(StepConfig):
     def sets(self) -> Mapping[str, bool]:
         return dict.fromkeys(self.extract, False)
 
+    def from_secrets(self) -> Iterable[tuple[str, str]]:
+        yield "key", self.key
+
     def own_names(self) -> frozenset[str]:
         return frozenset({"SIGNER"})
 
