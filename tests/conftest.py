@@ -7,8 +7,9 @@ that is needed and missing fails the test, it never skips.
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -17,10 +18,14 @@ import redis
 import structlog
 from psycopg import sql
 
+from lighthouse import probes
+from lighthouse import settings as settings_
+from lighthouse.__main__ import main
 from lighthouse.local import servers
 from lighthouse.settings import Settings, load
 from lighthouse.store import migrate
 from lighthouse.store.pool import Pool, open_pool
+from tests.support import options
 
 #: The images of docker-compose.yml.
 POSTGRES_IMAGE = "timescale/timescaledb:2.29.2-pg17"
@@ -28,6 +33,9 @@ REDIS_IMAGE = "redis:7.4.11-alpine"
 
 #: A Fernet key for settings that need one.
 SECRET_KEY = "bGlnaHRob3VzZS10ZXN0cy0wMDAwMDAwMDAwMDAwMDA="
+
+#: The `lighthouse` command in this process: its status, standard output and standard error.
+Command = Callable[..., tuple[int, str, str]]
 
 #: Redis has 16 databases; taking turns keeps a straggler of one test out of the next one.
 _redis_numbers = count()
@@ -55,6 +63,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if "postgres_server" in fixtures and "redis_server" not in fixtures:
             item.add_marker("database")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of an option runs again without each option that it is marked with, and must fail."""
+    named = [name for mark in metafunc.definition.iter_markers("option") for name in mark.args]
+    if named:
+        metafunc.fixturenames.append("without_option")
+        fails = pytest.mark.xfail(strict=True, reason="the option is what makes it pass")
+        metafunc.parametrize(
+            "without_option",
+            [None, *(pytest.param(name, marks=fails) for name in named)],
+            ids=["", *(f"without-{name}" for name in named)],
+            indirect=True,
+        )
+
+
+@pytest.fixture
+def without_option(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monitors' configurations are read as if they did not hold an option."""
+    if request.param is not None:
+        assert request.param in options.every_option(), f"{request.param} is no option"
+        whole = probes.validated
+
+        def less(model: type[Any], config: Any, *rest: Any) -> Any:
+            return whole(model, options.without(request.param, model, config), *rest)
+
+        monkeypatch.setattr(probes, "validated", less)
 
 
 def _in_containers() -> bool:
@@ -187,3 +222,22 @@ def settings(migrated_url: str, redis_url: str) -> Settings:
             "LIGHTHOUSE_PLANS": "off",
         }
     )
+
+
+@pytest.fixture
+def lighthouse(
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """The command on a fresh database. It reads the environment anew each time."""
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    monkeypatch.setenv("LIGHTHOUSE_EGRESS_ALLOW", "127.0.0.0/8")
+    monkeypatch.setenv("LIGHTHOUSE_SECRET_KEYS", SECRET_KEY)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        settings_.current.cache_clear()
+        status = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    yield command
+    settings_.current.cache_clear()
