@@ -144,7 +144,7 @@ def _scalar(document: Document, node: yaml.ScalarNode) -> Any:
         return value
     if node.tag not in _TAGS:
         _refuse(document, node, "this tag is not taken")
-    if node.style is not None:  # quoted, or a block
+    if node.style:  # quoted, or a block
         return text
     if text in _WORDS:
         return _WORDS[text]
