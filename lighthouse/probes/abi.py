@@ -22,6 +22,7 @@ _NUMBER = re.compile(r"-?\d{1,80}|0[xX][0-9a-fA-F]{1,64}")
 _HEX = re.compile(r"0[xX]((?:[0-9a-fA-F]{2})*)")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _MOST_TYPES = 40
+_MOST_DEPTH = 8  #: tuples in tuples; eth_abi's parser takes many frames for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ def function(signature: str) -> Function:
     if found is None or len(signature) > 1000:
         raise ValueError("is no function; write it like balanceOf(address) returns (uint256)")
     name, rest = found.groups()
+    if _depth(rest) > _MOST_DEPTH:
+        raise ValueError(f"has brackets more than {_MOST_DEPTH} levels deep")
     end = _closing(rest)
     tail = rest[end:].strip()
     returns: tuple[str, ...] = ()
@@ -101,6 +104,14 @@ def _supported(kind: str) -> None:
 
     registry.get_encoder(kind)
     registry.get_decoder(kind)
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _closing(text: str) -> int:

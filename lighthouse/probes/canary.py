@@ -13,13 +13,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from lighthouse import urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import NO_TIMINGS, CheckStatus, Finding, Outcome, Reason, Step
-from lighthouse.probes import http_step, plain_steps, signing
+from lighthouse.probes import browser_step, chain_step, http_step, plain_steps, signing
+from lighthouse.probes.browser_actions import BrowserStep
+from lighthouse.probes.chain_step import ChainStep
 from lighthouse.probes.config import DEFAULT_TIMEOUT_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_step import HttpStep
@@ -35,6 +36,7 @@ from lighthouse.probes.steps import (
     StepFault,
     StepResult,
     VariableName,
+    at,
     failed,
 )
 
@@ -54,6 +56,8 @@ _LEAST_S = 0.005
 _COOKIE_CHARS = 8
 
 RUNNERS: Mapping[type[StepConfig], Runner] = {
+    BrowserStep: browser_step.run_step,
+    ChainStep: chain_step.run_step,
     HttpStep: http_step.run_step,
     SetStep: plain_steps.set_values,
     SignStep: signing.run_step,
@@ -72,6 +76,8 @@ def _kind(step: Any) -> str | None:
 # In angle brackets, which no key of a configuration is: the tags are no part of a field's path.
 AnyStep = Annotated[
     Annotated[HttpStep, Tag("<http>")]
+    | Annotated[BrowserStep, Tag("<browser>")]
+    | Annotated[ChainStep, Tag("<chain>")]
     | Annotated[SetStep, Tag("<set>")]
     | Annotated[SignStep, Tag("<sign>")]
     | Annotated[WaitStep, Tag("<wait>")],
@@ -112,58 +118,54 @@ class CanaryConfig(MonitorConfig):
             known |= frozenset(step.sets())
             before.add(step.name)
         if len(known) > MOST_VARIABLES:
-            raise _at(("steps",), f"set more than {MOST_VARIABLES} variables")
+            raise at(("steps",), f"set more than {MOST_VARIABLES} variables")
         if all(step.always or isinstance(step, WaitStep | SetStep) for step in self.steps):
-            raise _at(("steps",), "check nothing: none of them asks a target")
+            raise at(("steps",), "check nothing: none of them asks a target")
         waits_s = sum(step.seconds for step in self.steps if isinstance(step, WaitStep))
         if waits_s >= (self.timeout or DEFAULT_TIMEOUT_S):
-            raise _at(("steps",), "wait longer than the canary's timeout")
-        for index, step in enumerate(self.steps):
-            if isinstance(step, SignStep):
-                self._check_signing(index, step)
+            raise at(("steps",), "wait longer than the canary's timeout")
         for index, origin in enumerate(self.allow_origins):
             try:
                 urls.normalize(origin)
             except ValueError as exc:
-                raise _at(("allow_origins", index), str(exc)) from None
+                raise at(("allow_origins", index), str(exc)) from None
         return self
 
     def _check_secrets(self) -> None:
         for name, value in self.secrets.items():
             if name in variables.BUILT_IN:
-                raise _at(("secrets", name), "is a variable that every canary has")
+                raise at(("secrets", name), "is a variable that every canary has")
             if not SHORTEST <= len(value) <= 8192:
-                raise _at(("secrets", name), f"has less than {SHORTEST} or over 8192 characters")
-
-    def _check_signing(self, index: int, step: SignStep) -> None:
-        if variables.names(step.key) - frozenset(self.secrets):
-            raise _at(("steps", index, "key"), "may come from `secrets` only")
-        if step.needs_require(self.tainted):
-            raise _at(
-                ("steps", index, "require"), "is needed: an answer decides what would be signed"
-            )
+                raise at(("secrets", name), f"has less than {SHORTEST} or over 8192 characters")
 
     def _check_names(
         self, index: int, step: StepConfig, known: frozenset[str], before: set[str]
     ) -> None:
         if step.name in before:
-            raise _at(("steps", index, "name"), "is the name of an earlier step too")
+            raise at(("steps", index, "name"), "is the name of an earlier step too")
         for key, value in step.templates():
             missing = variables.names(value) - known - step.own_names()
             if missing:
-                raise _at(("steps", index, *key.split(".")), _unknown(missing))
+                raise at(("steps", index, *key.split(".")), _unknown(missing))
+        for key, text in step.from_secrets():
+            if variables.names(text) - frozenset(self.secrets):
+                raise at(("steps", index, key), "may hold variables of `secrets` only")
+        if isinstance(step, SignStep) and step.needs_require(self.tainted):
+            raise at(
+                ("steps", index, "require"), "is needed: an answer decides what would be signed"
+            )
         if step.when is not None:
             missing = frozenset(step.when.variables) - known
             if missing:
-                raise _at(("steps", index, "when", "variables"), _unknown(missing))
+                raise at(("steps", index, "when", "variables"), _unknown(missing))
             if frozenset(step.when.steps) - before:
-                raise _at(("steps", index, "when", "steps"), "names a step that is not earlier")
+                raise at(("steps", index, "when", "steps"), "names a step that is not earlier")
         for name in step.sets():
             if name in self.secrets or name in variables.BUILT_IN:
-                raise _at(("steps", index), f"sets {name}, which is a secret or built in")
+                raise at(("steps", index), f"sets {name}, which is a secret or built in")
 
     def target(self) -> str:
-        first = next((step.url for step in self.steps if isinstance(step, HttpStep)), None)
+        first = next((url for step in self.steps for url in step.opens()), None)
         count = "1 step" if len(self.steps) == 1 else f"{len(self.steps)} steps"
         return count if first is None else f"{urls.shown(first)} ({count})"
 
@@ -188,8 +190,8 @@ class CanaryConfig(MonitorConfig):
         }
         origins = {urls.parts(urls.normalize(origin)) for origin in self.allow_origins}
         for step in self.steps:
-            if isinstance(step, HttpStep):
-                head, _ = step.origin_and_rest
+            for url in step.opens():
+                head, _ = urls.cut_origin(url)
                 if variables.names(head) & self.tainted:
                     continue
                 try:
@@ -206,12 +208,6 @@ class CanaryConfig(MonitorConfig):
 
 def _unknown(names: frozenset[str]) -> str:
     return f"uses ${{{min(names)}}}, which no secret and no earlier step sets"
-
-
-def _at(place: tuple[str | int, ...], message: str) -> ValidationError:
-    error = PydanticCustomError("value_error", "{error}", {"error": message})
-    line = InitErrorDetails(type=error, loc=place, input=None)
-    return ValidationError.from_exception_data("CanaryConfig", [line], hide_input=True)
 
 
 async def probe(equipment: Equipment, config: CanaryConfig, timeout_s: float) -> Outcome:

@@ -95,7 +95,7 @@ def changed(step: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ([GET, {"name": "s", "action": "set", "values": {"A": "${B}"}}], "steps.1.values.A: uses"),
         ([GET, {"name": "s", "action": "set", "values": {}}], "steps.1.values: "),
         ([changed(SIGN, "key", "0x12")], "steps.0.key: is no private key"),
-        ([changed(SIGN, "key", "${SIGNER}")], "steps.0.key: may come from `secrets` only"),
+        ([changed(SIGN, "key", "${SIGNER}")], "steps.0.key: may hold variables of `secrets` only"),
         ([changed(SIGN, "typed_data.primaryType", "Py")], "steps.0.typed_data: primaryType names"),
         ([changed(SIGN, "typed_data.domain", {"x": 1})], "steps.0.typed_data.domain: knows only"),
         ([changed(SIGN, "typed_data.message.value", "${X}")], "steps.0.typed_data.message: uses"),

@@ -1,0 +1,70 @@
+"""A JSON-RPC node of our own: it answers what a test tells it to, and notes what it was asked."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+HOST = "127.0.0.1"
+
+#: From a method and its parameters to a result, or to an error of JSON-RPC (`{"code", "message"}`).
+Answering = Callable[[str, list[Any]], Any]
+
+
+class RpcError(Exception):
+    """An error of JSON-RPC."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Node:
+    """The running node."""
+
+    def __init__(self, answer: Answering) -> None:
+        self.port = 0
+        self.answer = answer
+        self.asked: list[tuple[str, list[Any]]] = []
+        self.raw: bytes | None = None  #: sent instead of any answer
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/v1/k3y"
+
+    def _one(self, call: dict[str, Any]) -> dict[str, Any]:
+        method, params = call["method"], call.get("params", [])
+        self.asked.append((method, params))
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": call["id"]}
+        try:
+            answer["result"] = self.answer(method, params)
+        except RpcError as exc:
+            answer["error"] = {"code": exc.code, "message": str(exc)}
+        return answer
+
+    async def handle(self, request: web.Request) -> web.Response:
+        if self.raw is not None:
+            return web.Response(body=self.raw, status=self.status)
+        calls = json.loads(await request.text())
+        if isinstance(calls, list):  # in another order than they were asked, as nodes may
+            return web.json_response([self._one(call) for call in calls][::-1])
+        return web.json_response(self._one(calls))
+
+
+@asynccontextmanager
+async def node(answer: Answering) -> AsyncIterator[Node]:
+    """A node for as long as the block runs."""
+    running = Node(answer)
+    application = web.Application()
+    application.router.add_post("/{tail:.*}", running.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    running.port = int(runner.addresses[0][1])
+    try:
+        yield running
+    finally:
+        await runner.cleanup()
