@@ -56,6 +56,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 # -- assertions -------------------------------------------------------------------------------
 
 
+@pytest.mark.option("JsonExpectation.json_path", "JsonExpectation.json_schema", "HttpConfig.body_validation")
 async def test_json_assertions_read_the_body_that_came(prober: Prober) -> None:
     body = json.dumps({"status": "ok", "items": [{"n": 1}, {"n": 20}]}).encode()
     wanted = {"json_path": {"$.status": "ok", "$.items[*].n": {"<": 10}}}
@@ -71,6 +72,7 @@ async def test_json_assertions_read_the_body_that_came(prober: Prober) -> None:
         assert found.message == 'json_schema $.status: "ok" is none of the array of 1'
 
 
+@pytest.mark.option("HttpConfig.max_body_bytes")
 async def test_a_body_that_is_no_json_is_a_failure_and_a_cut_one_too_large(prober: Prober) -> None:
     wanted = {"json_path": {"$.a": 1}}
     async with raw_target(answering(200, b"<html>")) as target:
@@ -83,6 +85,7 @@ async def test_a_body_that_is_no_json_is_a_failure_and_a_cut_one_too_large(probe
         assert found.reason is Reason.BODY_TOO_LARGE
 
 
+@pytest.mark.option("HttpConfig.expected_headers", "HttpConfig.latency_ms")
 async def test_headers_and_latency_are_compared(prober: Prober) -> None:
     async with raw_target(answering(headers={"X-Left": "7"})) as target:
         found = await probed(
@@ -127,6 +130,7 @@ async def test_a_single_look_tells_each_assertion_and_a_fleets_check_does_not(
 # -- who asks ---------------------------------------------------------------------------------
 
 
+@pytest.mark.option("HttpConfig.basic_auth", "HttpConfig.bearer_token")
 async def test_credentials_are_sent_as_the_header_says(prober: Prober) -> None:
     async with raw_target(answering()) as target:
         await probed(prober, target.url(), basic_auth={"username": "ann", "password": "ü:1"})
@@ -147,6 +151,7 @@ async def test_credentials_stay_with_their_origin(prober: Prober) -> None:
         assert b"Authorization" not in other.requests[0]
 
 
+@pytest.mark.option("HttpConfig.client_certificate")
 async def test_a_client_certificate_opens_what_asks_for_one(
     prober: Prober, authority: Authority, certificate: Certificate
 ) -> None:
@@ -227,6 +232,7 @@ def client(url: str, **more: str) -> dict[str, str]:
     return {"token_url": url, "client_id": "me", "client_secret": "s3 cret", **more}
 
 
+@pytest.mark.option("HttpConfig.oauth2", "OAuth2.scope", "OAuth2.audience")
 async def test_a_token_is_fetched_once_and_kept_while_it_lasts(prober: Prober) -> None:
     async with raw_target(granting(["t1"])) as tokens, raw_target(knowing("t1")) as target:
         oauth2 = client(tokens.url("/token"), scope="read all", audience="api")
@@ -240,6 +246,7 @@ async def test_a_token_is_fetched_once_and_kept_while_it_lasts(prober: Prober) -
     assert body == b"grant_type=client_credentials&scope=read+all&audience=api"
 
 
+@pytest.mark.option("OAuth2.send_as")
 async def test_a_token_that_ends_soon_is_not_kept_and_the_body_may_carry_the_secret(
     prober: Prober,
 ) -> None:
@@ -299,6 +306,7 @@ async def test_the_servers_address_of_tokens_is_guarded(authority: Authority) ->
 # -- proxies ----------------------------------------------------------------------------------
 
 
+@pytest.mark.option("HttpConfig.proxy", "ProxyConfig.username", "ProxyConfig.password")
 async def test_a_plain_and_an_encrypted_target_through_an_http_proxy(
     prober: Prober, certificate: Certificate
 ) -> None:
@@ -394,6 +402,7 @@ async def test_a_proxy_at_a_forbidden_address_is_not_used(scheme: str) -> None:
 # -- versions ---------------------------------------------------------------------------------
 
 
+@pytest.mark.option("HttpConfig.ip_version")
 async def test_only_the_chosen_version_of_ip_is_used(
     prober: Prober, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +444,7 @@ async def test_http_2_in_clear_text_is_spoken_where_it_is_demanded(prober: Probe
         assert (found.status, found.http_version) == (CheckStatus.SUCCESS, 20)
 
 
+@pytest.mark.option("HttpConfig.http_version")
 async def test_another_version_than_the_demanded_one_is_a_failure(
     prober: Prober, certificate: Certificate
 ) -> None:
@@ -458,6 +468,7 @@ async def test_http_3_reaches_no_forbidden_address(
 # -- redirects, methods, certificates ---------------------------------------------------------
 
 
+@pytest.mark.option("HttpConfig.follow_redirects")
 async def test_a_redirect_policy_decides_which_are_followed(prober: Prober) -> None:
     async with raw_target(answering()) as other:
 
@@ -482,6 +493,7 @@ async def test_a_redirect_policy_decides_which_are_followed(prober: Prober) -> N
                 assert found.http_status == status, (policy, url)
 
 
+@pytest.mark.option("HttpConfig.method")
 async def test_a_head_request_gets_no_body(prober: Prober) -> None:
     async with raw_target(answering(200, b"")) as target:
         found = await probed(prober, target.url(), method="HEAD")
@@ -489,6 +501,7 @@ async def test_a_head_request_gets_no_body(prober: Prober) -> None:
         assert target.requests[0].startswith(b"HEAD / ")
 
 
+@pytest.mark.option("HttpConfig.certificate_expiry", "CertificateExpiry.severity")
 async def test_a_certificate_that_ends_soon_is_a_failure_or_a_warning(
     prober: Prober, authority: Authority
 ) -> None:

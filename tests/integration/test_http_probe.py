@@ -89,6 +89,7 @@ async def test_every_check_opens_a_fresh_connection(prober: Prober) -> None:
         assert target.connections == 3
 
 
+@pytest.mark.option("HttpConfig.headers", "HttpConfig.body")
 async def test_the_request_is_sent_as_configured(prober: Prober) -> None:
     async with raw_target(answering()) as target:
         await probed(
@@ -156,6 +157,7 @@ async def test_an_unexpected_status_is_told_with_a_snippet(prober: Prober) -> No
     assert found.http_status == 503
 
 
+@pytest.mark.option("BodyValidation.contains")
 async def test_expected_headers_and_body(prober: Prober) -> None:
     async with raw_target(answering(200, b"all systems go", {"X-State": "green"})) as target:
         good = {"expected_headers": {"x-state": "Green"}, "body_validation": {"regex": "s.s"}}
@@ -173,6 +175,7 @@ async def test_a_long_body_is_matched_without_holding_up_the_loop(prober: Prober
         assert found.status is CheckStatus.SUCCESS
 
 
+@pytest.mark.option("HttpConfig.max_latency_ms")
 async def test_a_slow_answer_fails_its_latency_limit(prober: Prober) -> None:
     async with raw_target(answering(after_s=0.1)) as target:
         found = await probed(prober, target.url(), max_latency_ms=50)
@@ -243,6 +246,7 @@ async def test_dead_names_do_not_hold_up_other_targets(
         assert (found.status, found.reason) == (CheckStatus.ERROR, Reason.PROBER_RESOLVER)
 
 
+@pytest.mark.option("MonitorConfig.timeout")
 async def test_a_target_that_never_answers_is_a_timeout_at_its_deadline(prober: Prober) -> None:
     async with raw_target(sending(b"", then_hang=True)) as target:
         begun = time.monotonic()
@@ -298,12 +302,14 @@ async def test_redirects_are_followed_and_their_time_counts(prober: Prober) -> N
         assert last.requests[0].startswith(b"GET /end ")
 
 
+@pytest.mark.option("HttpConfig.valid_status_codes")
 async def test_a_redirect_may_be_the_expected_answer(prober: Prober) -> None:
     async with raw_target(answering(301, b"", {"Location": "http://10.0.0.1/"})) as target:
         found = await probed(prober, target.url(), follow_redirects=False, valid_status_codes=[301])
     assert (found.status, found.http_status) == (CheckStatus.SUCCESS, 301)
 
 
+@pytest.mark.option("HttpConfig.max_redirects")
 async def test_a_redirect_loop_ends(prober: Prober) -> None:
     async with raw_target(answering(302, b"", {"Location": "/again"})) as target:
         found = await probed(prober, target.url(), max_redirects=3)
@@ -397,6 +403,7 @@ async def test_one_failure_is_retried_inside_the_slot(prober: Prober) -> None:
         assert target.connections == 2
 
 
+@pytest.mark.option("MonitorConfig.retries")
 async def test_a_failure_that_stays_is_believed_after_its_retries(prober: Prober) -> None:
     async with raw_target(answering(500)) as target:
         found = await probed(prober, target.url(), retries=2)

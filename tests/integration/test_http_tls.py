@@ -110,6 +110,7 @@ async def test_a_certificate_of_an_unknown_authority(prober: Prober, tmp_path: P
     assert found.reason is Reason.TLS_UNTRUSTED
 
 
+@pytest.mark.option("HttpConfig.verify_tls")
 async def test_an_unverified_target_is_a_success_whatever_its_certificate(
     prober: Prober, authority: Authority
 ) -> None:

@@ -14,7 +14,7 @@ import psycopg
 from lighthouse.model import AlertType, CheckStatus, event_id
 from lighthouse.slots import Epoch
 
-#: Attempts, proof of health, flush and a busy machine: what may lie between a probe's start and its row.
+#: Attempts, proof of health, flush, a busy machine: what may lie between a probe and its row.
 LONGEST_PROBE_MS = 30_000
 
 _ROWS = """
