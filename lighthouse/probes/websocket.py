@@ -309,7 +309,7 @@ class Attempt:
     def _mismatch(self) -> FaultError:
         """Messages came, and none of them was the one."""
         wrong, count, last = self._unmatched or ("", 0, b"")
-        told = f"the message {wrong}" if count == 1 else f"{count} messages, and the last {wrong}"
+        told = wrong if count == 1 else f"{count} messages came, the last: {wrong}"
         self._found("message", told, "")
         return FaultError(Reason.BODY, told, matching.text(last[:SNIPPET_CHARS], None))
 

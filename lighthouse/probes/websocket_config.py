@@ -11,7 +11,7 @@ from lighthouse import urls
 from lighthouse.configs import Secret, validated
 from lighthouse.errors import ConfigError
 from lighthouse.probes import matching
-from lighthouse.probes.assertions import JsonExpectation
+from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_json
 from lighthouse.probes.config import MonitorConfig
 from lighthouse.probes.dial import Place
 from lighthouse.probes.http_config import CertificateExpiry, HttpConfig
@@ -47,7 +47,7 @@ class MessageExpectation(JsonExpectation):
     async def message_fault(self, message: bytes) -> str | None:
         """What is wrong with a message, in one line, or None."""
         if self.contains is not None and self.contains.encode() not in message:
-            return "lacks the expected text"
+            return "the message lacks the expected text"
         if self.regex is not None:
             search = matching.compile_pattern(self.regex).search
             if len(message) > _LONG_BYTES:
@@ -56,8 +56,20 @@ class MessageExpectation(JsonExpectation):
             else:
                 found = search(message)
             if not found:
-                return "does not match the pattern"
-        return await self.fault_in(message) if self.given else None
+                return "the message does not match the pattern"
+        if not self.given:
+            return None
+        if len(message) <= SHORT_BYTES and not self.expensive:
+            return self._json_fault(message)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._json_fault, message)
+
+    def _json_fault(self, message: bytes) -> str | None:
+        try:
+            document = parse_json(message)
+        except ValueError as exc:
+            return f"the message {exc}"
+        return self.fault(document)
 
 
 class WebsocketConfig(MonitorConfig):
