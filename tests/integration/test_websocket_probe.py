@@ -308,8 +308,19 @@ async def test_the_next_address_is_tried_where_one_refuses(prober: Prober) -> No
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::1]"]
-    + ["localhost", "10.0.0.1", "169.254.169.254", "0"],
+    [
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "localhost",
+        "10.0.0.1",
+        "169.254.169.254",
+        "0",
+    ],
 )
 async def test_no_socket_opens_to_a_forbidden_address(host: str) -> None:
     async with raw_target(answering()) as target, Prober(load({})) as strict:
