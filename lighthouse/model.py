@@ -377,3 +377,4 @@ class Answer:
     retry_after_s: float | None = None  #: the service's own wish
     gone: bool = False  #: the address has ceased to exist: nothing may be sent there any more
     tried: bool = True  #: False: held back before anything was sent
+    unreadable: bool = False  #: the stored configuration cannot be read: the operator's matter

@@ -125,7 +125,8 @@ class Sender:
         try:
             config = parse_config(channel.channel_type, channel.channel_config, self._keys)
         except ConfigError as exc:
-            return Answer(ok=False, detail=f"its configuration: {exc}", permanent=True)
+            detail = f"its configuration: {exc}"
+            return Answer(ok=False, detail=detail, permanent=True, unreadable=True)
         return await _kind(channel.channel_type).send(self._http, config, message)
 
 

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -21,7 +22,7 @@ from lighthouse.errors import StoreError, StoreUnavailable
 from lighthouse.model import OPERATOR, Answer, Delivery, DeliveryState
 from lighthouse.retries import next_delay_s
 from lighthouse.store import outbox
-from lighthouse.store.pool import Pool
+from lighthouse.store.pool import Pool, translated
 
 log = structlog.get_logger(__name__)
 
@@ -172,6 +173,8 @@ class Courier:
             )
             _log(delivery).info("alert sent", answer=answer.detail)
             return True
+        if answer.unreadable:
+            await self._tell_operator(delivery, answer.detail)
         if answer.permanent:
             await self._end(delivery, DeliveryState.GAVE_UP, answer.detail, until, gone=answer.gone)
             return False
@@ -212,6 +215,20 @@ class Courier:
             lambda: outbox.mark_end(self._pool, delivery, state, reason, disable_channel=gone),
         )
         _log(delivery).warning("alert not delivered", state=state.value, reason=reason)
+
+    async def _tell_operator(self, delivery: Delivery, why: str) -> None:
+        """One alert a channel and day: its owner did nothing wrong, and hears nothing."""
+        key = f"unreadable_channel:{delivery.channel_id}:{datetime.now(UTC):%Y-%m-%d}"
+        title = f"Alerts for channel {delivery.channel_id} are lost"
+        try:
+            with translated():
+                async with self._marks, self._pool.connection() as connection:
+                    await outbox.enqueue_operator(
+                        connection, list(self._sender.operator_channels), key, title, why
+                    )
+        except StoreError as exc:
+            _log(delivery).warning("operator not told", why=str(exc))
+        self._again.set()
 
     async def _mark(
         self, delivery: Delivery, until: float, mark: Callable[[], Awaitable[bool]]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -132,14 +132,19 @@ class Fleet:
         *,
         interval_s: int = 10,
         path: str = "/ok",
-        webhook: str | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
         **config: Any,
     ) -> list[UUID]:
         """Make subscriptions of one wallet, as fast as the database takes them."""
         return asyncio.run(self._subscribe(number, interval_s, path, webhook, config))
 
     async def _subscribe(
-        self, number: int, interval_s: int, path: str, webhook: str | None, config: dict[str, Any]
+        self,
+        number: int,
+        interval_s: int,
+        path: str,
+        webhook: str | Mapping[str, Any] | None,
+        config: dict[str, Any],
     ) -> list[UUID]:
         made: list[UUID] = []
         async with open_pool(self.database_url, maximum=2) as pool:
@@ -163,7 +168,7 @@ class Fleet:
                         pool,
                         subscription_id,
                         ChannelType.WEBHOOK,
-                        {"url": webhook},
+                        {"url": webhook} if isinstance(webhook, str) else webhook,
                         enforce_plans=False,
                     )
         return made
