@@ -73,6 +73,7 @@ async def probed(url: str, *steps: dict[str, Any], **keys: Any) -> Outcome:
         return await prober.probe(MonitorType.CANARY, config, 60)
 
 
+@pytest.mark.option("ChainStep.function", "ChainStep.args", "ChainStep.expect", "ChainStep.extract")
 async def test_a_balance_is_read_compared_and_passed_on() -> None:
     async with node(chain) as rpc, shops.serving() as shop:
         found = await probed(
@@ -129,6 +130,7 @@ async def test_every_value_that_a_function_returns_can_be_judged() -> None:
         assert (found.status, found.message) == (SUCCESS, None)
 
 
+@pytest.mark.option("ChainStep.data", "ChainStep.sender", "ChainStep.block")
 async def test_ready_data_a_sender_and_a_block_are_sent_as_they_are() -> None:
     step = {"name": "me", "action": "chain", "to": TOKEN, "data": selector("whoami()")}
     async with node(chain) as rpc:
@@ -186,6 +188,7 @@ async def test_what_goes_wrong_is_blamed_on_whose_fault_it_is(
     assert found.message.startswith(f"step balance: {message}")
 
 
+@pytest.mark.option("ChainStep.chain_id")
 async def test_the_chains_id_is_asked_where_it_is_wanted() -> None:
     async with node(chain) as rpc:
         assert (await probed(rpc.url, {**BALANCE, "chain_id": 84532})).status is SUCCESS

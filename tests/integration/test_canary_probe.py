@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
 from lighthouse.settings import load
 from tests.support import shop as shops
-from tests.support.raw_target import answering, raw_target, resetting, sending
+from tests.support.certificates import Authority
+from tests.support.raw_target import HOST, answering, raw_target, resetting, sending
 from tests.support.shop import PASSWORD, TOKEN, Shop
 
 LOOPBACK = load({}, egress_allow="127.0.0.1/32")
@@ -88,6 +90,14 @@ def journey(shop: Shop) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.option(
+    "CanaryConfig.secrets",
+    "Condition.variables",
+    "Extraction.json_path",
+    "HttpStep.body",
+    "HttpStep.headers",
+    "HttpStep.extract",
+)
 async def test_a_journey_carries_token_and_cookie_and_cleans_up(prober: Prober, shop: Shop) -> None:
     found = await probed(prober, *journey(shop), secrets={"PASSWORD": PASSWORD})
     assert (found.status, found.message) == (SUCCESS, None)
@@ -136,6 +146,7 @@ async def test_a_clean_up_that_fails_is_a_failure(prober: Prober, shop: Shop) ->
     assert (found.status, found.http_status) == (FAILURE, 404)
 
 
+@pytest.mark.option("StepConfig.always")
 async def test_time_is_kept_for_the_clean_up_of_a_hanging_flow(prober: Prober, shop: Shop) -> None:
     async with raw_target(sending(b"", then_hang=True)) as hanging:
         found = await probed(
@@ -189,25 +200,25 @@ async def test_a_secret_that_the_snippet_cuts_is_hidden_too(prober: Prober) -> N
     assert "s3cr" not in found.snippet
 
 
+@pytest.mark.option("Extraction.secret")
 async def test_extracted_secrets_and_cookies_are_hidden(prober: Prober, shop: Shop) -> None:
-    steps = journey(shop)[:2]
-    steps[1]["expect"] = {"status": 200, "body": {"contains": TOKEN}}
     async with raw_target(answering(status=500, body=f"{TOKEN} session-9931".encode())) as target:
-        steps.append({"name": "leak", "action": "GET", "url": target.url()})
-        steps[1]["expect"] = {"status": 201}
-        found = await probed(prober, *steps, secrets={"PASSWORD": PASSWORD})
+        leak = {"name": "leak", "action": "GET", "url": target.url()}
+        found = await probed(prober, journey(shop)[0], leak, secrets={"PASSWORD": PASSWORD})
     assert found.snippet == "••• •••"
 
 
+@pytest.mark.option("StepConfig.retries", "StepConfig.retry_pause")
 async def test_a_step_is_tried_again_after_its_pause(prober: Prober, shop: Shop) -> None:
-    shop.failures_left = 2
-    step = {"url": shop.url("/flaky"), "retries": 2, "retry_pause": 0.05}
-    found = await probed(prober, step)
-    assert (found.status, len(shop.asked)) == (SUCCESS, 3)
+    shop.failures_left = 1
+    found = await probed(prober, {"url": shop.url("/flaky"), "retries": 1, "retry_pause": 0.7})
+    assert (found.status, len(shop.asked)) == (SUCCESS, 2)
     assert found.latency_ms is not None
-    assert found.latency_ms >= 100
-    shop.failures_left = 2
-    assert (await probed(prober, {**step, "retries": 1})).status is FAILURE
+    assert found.latency_ms >= 700
+    shop.failures_left = 4
+    step = {"url": shop.url("/flaky"), "retries": 2, "retry_pause": 0.01}
+    assert (await probed(prober, step)).status is FAILURE
+    assert len(shop.asked) == 5
 
 
 async def test_a_whole_flow_is_tried_again_with_nothing_of_the_first(
@@ -221,6 +232,7 @@ async def test_a_whole_flow_is_tried_again_with_nothing_of_the_first(
     assert cookies == [None, "hop=1", "hop=1", None, "hop=1", "hop=1"]
 
 
+@pytest.mark.option("StepConfig.optional")
 async def test_an_optional_step_fails_alone(prober: Prober, shop: Shop) -> None:
     failing = {"url": shop.url("/ok"), "expect": {"status": 500}}
     found = await probed(prober, {**failing, "optional": True}, {"url": shop.url("/ok")})
@@ -300,43 +312,117 @@ async def test_a_value_that_is_not_there_is_the_targets_failure(
     assert found.snippet == "build 4711 is live, state=ready"
 
 
+@pytest.mark.option("HttpExpect.status", "HttpStep.expect")
+async def test_another_status_than_the_expected_is_told(prober: Prober, shop: Shop) -> None:
+    found = await probed(prober, {"url": shop.url("/text"), "expect": {"status": ["3xx", 204]}})
+    assert (found.status, found.reason) == (FAILURE, Reason.STATUS_CODE)
+
+
+@pytest.mark.option("HttpExpect.headers")
+async def test_another_header_than_the_expected_is_told(prober: Prober, shop: Shop) -> None:
+    found = await probed(
+        prober, {"url": shop.url("/text"), "expect": {"headers": {"X-None": None}}}
+    )
+    assert (found.status, found.reason) == (FAILURE, Reason.HEADER)
+
+
+@pytest.mark.option("HttpExpect.body")
 @pytest.mark.parametrize(
-    ("expect", "reason"),
+    "body",
     [
-        ({"status": 204}, Reason.STATUS_CODE),
-        ({"status": ["3xx", 204]}, Reason.STATUS_CODE),
-        ({"headers": {"X-None": None}}, Reason.HEADER),
-        ({"body": {"contains": "nowhere"}}, Reason.BODY),
-        ({"body": {"regex": "^never$"}}, Reason.BODY),
-        ({"body": {"json_path": {"$.a": 1}}}, Reason.BODY),
-        ({"body": {"json_schema": {"type": "object"}}}, Reason.BODY),
+        {"contains": "nowhere"},
+        {"regex": "^never$"},
+        {"json_path": {"$.a": 1}},
+        {"json_schema": {"type": "object"}},
     ],
 )
-async def test_an_expectation_that_fails_is_told(
-    prober: Prober, shop: Shop, expect: dict[str, Any], reason: Reason
+async def test_another_body_than_the_expected_is_told(
+    prober: Prober, shop: Shop, body: dict[str, Any]
 ) -> None:
-    found = await probed(prober, {"url": shop.url("/text"), "expect": expect})
-    assert (found.status, found.reason) == (FAILURE, reason)
+    found = await probed(prober, {"url": shop.url("/text"), "expect": {"body": body}})
+    assert (found.status, found.reason) == (FAILURE, Reason.BODY)
 
 
+@pytest.mark.option(
+    "Extraction.header", "Extraction.cookie", "Extraction.regex", "Extraction.default"
+)
+async def test_values_of_every_source_reach_the_next_step(prober: Prober, shop: Shop) -> None:
+    await probed(
+        prober,
+        {
+            "url": shop.url("/redirect?to=/text"),
+            "extract": {
+                "TYPE": {"header": "Content-Type"},
+                "HOP": {"cookie": "hop"},
+                "BUILD": {"regex": r"build (\d+)"},
+                "NONE": {"header": "X-None", "default": "none"},
+            },
+        },
+        {"url": shop.url("/next/${HOP}/${BUILD}/${NONE}"), "headers": {"X-Type": "${TYPE}"}},
+    )
+    _, path, headers, _ = shop.asked[-1]
+    assert path == "/next/1/4711/none"
+    assert headers["X-Type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.option("Condition.steps", "StepConfig.when")
+async def test_a_step_waits_for_the_end_of_another(prober: Prober, shop: Shop) -> None:
+    broken = {"name": "broken", "url": shop.url("/x"), "expect": {"status": 404}, "optional": True}
+    found = await probed(
+        prober,
+        broken,
+        {"name": "repair", "url": shop.url("/repair"), "when": {"steps": {"broken": "failure"}}},
+        {"name": "use", "url": shop.url("/use"), "when": {"steps": {"broken": "success"}}},
+    )
+    assert ends(found) == [FAILURE, SUCCESS, None]
+    assert found.steps[2].message == "step broken: failure"
+
+
+@pytest.mark.option("HttpStep.verify_tls")
+async def test_a_certificate_of_nobody_is_taken_where_that_is_asked_for(
+    prober: Prober, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    async with raw_target(answering(), authority.issue(HOST)) as target:
+        lax = await probed(prober, {"url": target.url(), "verify_tls": False})
+        strict = await probed(prober, {"url": target.url()})
+    assert (lax.status, strict.status) == (SUCCESS, FAILURE)
+    assert lax.cert_expires_at is not None
+    assert strict.reason is not None
+    assert strict.reason.value.startswith("tls_")
+
+
+@pytest.mark.option("HttpStep.max_body_bytes")
+async def test_no_more_of_a_body_is_read_than_allowed(prober: Prober) -> None:
+    async with raw_target(answering(body=b"x" * 5000 + b"end")) as target:
+        found = await probed(
+            prober,
+            {"url": target.url(), "max_body_bytes": 1024, "expect": {"body": {"contains": "end"}}},
+        )
+    assert (found.status, found.reason) == (FAILURE, Reason.BODY_TOO_LARGE)
+
+
+@pytest.mark.option("HttpExpect.max_latency_ms")
 async def test_a_slow_step_fails_its_latency_limit(prober: Prober) -> None:
     async with raw_target(answering(after_s=0.2)) as target:
         found = await probed(prober, {"url": target.url(), "expect": {"max_latency_ms": 100}})
     assert (found.status, found.reason) == (FAILURE, Reason.MAX_LATENCY)
 
 
+@pytest.mark.option("StepConfig.timeout")
 async def test_a_step_ends_at_its_own_timeout_and_the_flow_at_its(prober: Prober) -> None:
     async with raw_target(sending(b"", then_hang=True)) as target:
-        own = await probed(prober, {"url": target.url(), "timeout": 0.3})
+        own = await probed(prober, {"url": target.url(), "timeout": 0.3}, timeout=3)
         flow = await probed(
             prober, {"action": "wait", "seconds": 0.5}, {"url": target.url()}, timeout=0.8
         )
     assert (own.status, flow.status) == (TIMEOUT, TIMEOUT)
     assert own.latency_ms is not None
-    assert own.latency_ms < 5000
+    assert own.latency_ms < 2500
     assert ends(flow) == [SUCCESS, TIMEOUT]
 
 
+@pytest.mark.option("HttpStep.follow_redirects", "HttpStep.max_redirects")
 async def test_redirects_and_their_bounds_are_the_steps_own(prober: Prober, shop: Shop) -> None:
     followed = await probed(prober, {"url": shop.url("/redirect")})
     kept = await probed(
@@ -355,6 +441,7 @@ async def test_redirects_and_their_bounds_are_the_steps_own(prober: Prober, shop
     assert (bounded.status, bounded.reason) == (FAILURE, Reason.TOO_MANY_REDIRECTS)
 
 
+@pytest.mark.option("HttpStep.method")
 async def test_composed_values_are_sent_encoded(prober: Prober, shop: Shop) -> None:
     await probed(
         prober,
@@ -431,6 +518,7 @@ async def test_a_value_leaves_its_place_in_neither_url_nor_body(prober: Prober, 
     assert body == '{"a":"x\\"}, {\\"a\\": \\""}'
 
 
+@pytest.mark.option("CanaryConfig.allow_origins")
 async def test_an_answer_cannot_choose_who_gets_the_next_secret(prober: Prober, shop: Shop) -> None:
     steps: list[dict[str, Any]] = [
         {"url": shop.url("/hostile"), "extract": {"N": "$.next"}},

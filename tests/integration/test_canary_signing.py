@@ -120,6 +120,7 @@ async def probed(*steps: dict[str, Any], key: str = KEY) -> Outcome:
         return await prober.probe(MonitorType.CANARY, config, 300)
 
 
+@pytest.mark.option("SignStep.require", "SignStep.extract")
 async def test_paid_content_is_bought_with_a_signature_that_recovers_to_its_signer(
     shop: Shop,
 ) -> None:
