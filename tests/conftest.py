@@ -7,6 +7,7 @@ that is needed and missing fails the test, it never skips.
 
 import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
@@ -54,6 +55,17 @@ def _logging() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+@pytest.fixture(autouse=True)
+def _localhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name means this machine, also where no /etc/hosts says so, as in a bare chroot."""
+    real = socket.getaddrinfo
+
+    def answer(host: bytes | str | None, *rest: Any, **more: Any) -> Any:
+        return real("127.0.0.1" if host in ("localhost", b"localhost") else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,6 +13,7 @@ import structlog
 from kombu.exceptions import InconsistencyError
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from kombu.utils.url import parse_url
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +41,12 @@ def register() -> None:
 def tls(url: str) -> dict[str, Any] | None:
     """Celery's `broker_use_ssl` for a URL; None where it asks for no TLS.
 
-    kombu alone would accept any certificate, and reads `ssl_…` options of the URL over these.
+    kombu alone would accept any certificate; the URL's `ssl_…` options are repeated for Flower,
+    which looks nowhere else.
     """
-    return {"ssl_cert_reqs": CERT_REQUIRED} if url.startswith("rediss://") else None
+    if not url.startswith("rediss://"):
+        return None
+    return {"ssl_cert_reqs": CERT_REQUIRED, **parse_url(url).get("ssl", {})}
 
 
 class QoS(kombu_redis.QoS):

@@ -2,16 +2,21 @@
 
 import contextlib
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kombu
 import pytest
+import redis
 
 from lighthouse.fleet import broker
 from lighthouse.local import processes, servers
+from tests.support.certificates import Authority
+from tests.support.tls_front import tls_front
 
 CHECKS = kombu.Queue("checks", kombu.Exchange("checks", type="direct"), routing_key="checks")
 
@@ -67,3 +72,32 @@ def test_a_connection_that_is_closed_puts_back_the_message_in_hand(redis_url: st
         again = CHECKS(connection.default_channel).get(no_ack=True)
         assert again is not None
         assert again.payload == {"n": 1}
+
+
+def test_rediss_alone_asks_for_a_certificate_that_a_known_authority_signed(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """Fails when Celery is given no `broker_use_ssl`: kombu then trusts whoever answers."""
+    broker.register()
+    authority = Authority(tmp_path)
+    plain = urlsplit(redis_url)
+    assert plain.hostname is not None
+    assert plain.port is not None
+    with tls_front(authority, (plain.hostname, plain.port)) as port:
+        url = f"rediss://:{plain.password or ''}@127.0.0.1:{port}{plain.path}"
+        known = f"{url}?ssl_ca_certs={authority.ca_file}"
+        with kombu.Connection(known, ssl=broker.tls(known) or False) as connection:
+            taken(connection)
+        with (
+            kombu.Connection(url, ssl=broker.tls(url) or False) as connection,
+            pytest.raises(redis.exceptions.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            connection.connect()
+
+
+def test_flower_is_told_the_authority_that_the_url_names() -> None:
+    assert broker.tls("redis://:word@localhost/0") is None
+    assert broker.tls("rediss://:word@localhost/0?ssl_ca_certs=/ca.pem") == {
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        "ssl_ca_certs": "/ca.pem",
+    }

@@ -14,12 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from lighthouse.local import targets
+from tests.support.certificates import Authority
+from tests.support.tls_front import tls_front
 
 #: The first results of a demo are promised within this time, in seconds.
 FIRST_RESULTS_S = 30.0
@@ -224,6 +228,34 @@ def test_servers_that_are_given_are_used_in_the_place_of_the_embedded_ones(
     assert up.stop() == 0
     assert not (up.data / "postgres").exists()
     assert not (up.data / "redis").exists()
+
+
+def test_servers_that_ask_for_tls_and_a_password_are_reached_by_every_process(
+    tmp_path: Path, ended: list[Up], database_url: str, redis_url: str
+) -> None:
+    authority = Authority(tmp_path)
+    database, redis = conninfo_to_dict(database_url), urlsplit(redis_url)
+    host, port = str(database["host"]), int(database.get("port") or 5432)
+    with (
+        tls_front(
+            authority,
+            f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port),
+            postgres=True,
+        ) as postgres_port,
+        tls_front(authority, (str(redis.hostname), redis.port or 6379)) as redis_port,
+    ):
+        up = Up(
+            *(tmp_path, "--demo", "--workers", "1"),
+            DATABASE_URL=f"postgresql://{database['user']}:{database.get('password', 'word')}"
+            f"@127.0.0.1:{postgres_port}/{database['dbname']}"
+            f"?sslmode=verify-full&sslrootcert={authority.ca_file}",
+            REDIS_URL=f"rediss://:{redis.password or ''}@127.0.0.1:{redis_port}{redis.path}"
+            f"?ssl_ca_certs={authority.ca_file}",
+        )
+        ended.append(up)
+        up.environment()
+        up.wait_for("a result", up.statuses)
+        assert up.stop() == 0
 
 
 def test_a_second_up_on_the_same_data_directory_is_refused_in_one_line(
