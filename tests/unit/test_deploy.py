@@ -212,7 +212,7 @@ def commands(group: click.Group, path: str = "lighthouse") -> set[str]:
 def named(cell: str) -> set[str]:
     """The commands of a cell such as `lighthouse db status` / `db url`."""
     first, *others = re.findall(r"`([^`]+)`", cell)
-    words = [re.match(r"(?:[a-z]+ ?)+", part) for part in (first, *others)]
+    words = [re.match(r"(?:[a-z]+(?:-[a-z]+)* ?)+", part) for part in (first, *others)]
     plain = [match[0].strip() for match in words if match]
     parts = plain[0].split()
     found = {plain[0]}
