@@ -145,6 +145,8 @@ class Reason(StrEnum):
     HTTP_VERSION = "http_version"
     TOKEN = "token"  # noqa: S105 - no token, but that OAuth2 gave none
     CLOSED = "closed"  #: a WebSocket, by the server, with a code
+    BALANCE_LOW = "balance_low"  #: only warned of: the check is a success
+    BALANCE_CRITICAL = "balance_critical"
     TIMEOUT = "timeout"
 
     PROBER_RESOLVER = "prober_resolver"
@@ -154,6 +156,8 @@ class Reason(StrEnum):
     PROBER_MEMORY = "prober_memory"
     PROBER_PROXY = "prober_proxy"  #: the configured proxy failed: nothing is known of the target
     PROBER_CONFIG = "prober_config"
+    PROBER_RPC = "prober_rpc"  #: a chain's RPC failed: nothing is known of the balance
+    PROBER_CHAIN = "prober_chain"  #: the wrong chain, or no such token on it
     PROBER_BROWSER = "prober_browser"
     PROBER_BUG = "prober_bug"
     PROBER_UNPROVED = "prober_unproved"

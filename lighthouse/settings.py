@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         default="",
         description='JSON list of channels for the fleet\'s own alerts: [{"type": …, "config": …}]',
     )
+    chains: SecretStr = Field(
+        default=SecretStr(""),
+        description="JSON of further chains, or other RPCs of known ones: "
+        '{name: {"chain_id": …, "symbol": …, "decimals": …, "rpc_urls": […]}}',
+    )
     ca_file: Path | None = Field(
         default=None, description="CA bundle for targets' certificates; the system's when unset."
     )

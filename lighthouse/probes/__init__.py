@@ -12,7 +12,7 @@ from typing import Any
 from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import canary, graphql, http, websocket
+from lighthouse.probes import balance, canary, graphql, http, websocket
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.websocket_config import WebsocketConfig
@@ -35,6 +35,7 @@ MONITORS: Mapping[MonitorType, Monitor] = {
     MonitorType.HTTP: Monitor(config=http.HttpConfig, probe=http.probe),
     MonitorType.WEBSOCKET: Monitor(config=WebsocketConfig, probe=websocket.probe),
     MonitorType.GRAPHQL: Monitor(config=graphql.GraphqlConfig, probe=graphql.probe),
+    MonitorType.BALANCE: Monitor(config=balance.BalanceConfig, probe=balance.probe),
     MonitorType.CANARY: Monitor(config=canary.CanaryConfig, probe=canary.probe),
 }
 
@@ -45,6 +46,7 @@ _FINAL = frozenset(
         Reason.TLS_EXPIRED,
         Reason.CERTIFICATE_EXPIRY,
         Reason.PROBER_CONFIG,
+        Reason.PROBER_CHAIN,
     }
 )
 
