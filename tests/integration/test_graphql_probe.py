@@ -32,6 +32,7 @@ async def probed(prober: Prober, url: str, **keys: Any) -> Outcome:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.option("GraphqlConfig.variables", "GraphqlConfig.operation_name")
 async def test_an_operation_is_run_with_its_variables(prober: Prober, method: str) -> None:
     async with graphql_server() as server:
         found = await probed(
@@ -54,6 +55,14 @@ async def test_an_operation_is_run_with_its_variables(prober: Prober, method: st
     assert server.methods == [method]
     assert server.headers[0]["Authorization"] == "Bearer t"
     assert server.requests[0]["operationName"] == "One"
+
+
+@pytest.mark.option("GraphqlConfig.method")
+async def test_a_query_may_be_asked_with_get(prober: Prober) -> None:
+    async with graphql_server() as server:
+        found = await probed(prober, server.url, method="GET", query="{ users { id } }")
+    assert found.status is CheckStatus.SUCCESS
+    assert server.methods == ["GET"]
 
 
 async def test_a_mutation_is_run(prober: Prober) -> None:
@@ -96,6 +105,7 @@ async def test_a_refused_operation_tells_why(prober: Prober) -> None:
     assert "Cannot query field 'nothing'" in found.message
 
 
+@pytest.mark.option("GraphqlConfig.expect", "GraphqlExpectation.shape")
 async def test_data_that_is_not_as_expected_is_a_failure(prober: Prober) -> None:
     async with graphql_server() as server:
         for expect, message in (

@@ -94,6 +94,7 @@ async def test_a_huge_frame_is_refused_by_its_header(prober: Prober, size: int) 
     assert found.reason in (Reason.BODY_TOO_LARGE, Reason.PROTOCOL_ERROR)
 
 
+@pytest.mark.option("WebsocketConfig.max_message_bytes")
 async def test_the_largest_message_is_what_the_configuration_allows(prober: Prober) -> None:
     behave = upgrading(frame("x" * 5000 + "end"))
     keys = {"expect": {"contains": "end", "skip": 0}}

@@ -77,6 +77,7 @@ async def test_a_name_is_resolved_by_the_probers_own_resolver(prober: Prober) ->
     assert found.timings.dns_ms is not None
 
 
+@pytest.mark.option("WebsocketConfig.headers", "WebsocketConfig.origin")
 async def test_headers_origin_and_agent_reach_the_server_once(prober: Prober) -> None:
     async with echo_server() as echo:
         await probed(
@@ -93,6 +94,7 @@ async def test_headers_origin_and_agent_reach_the_server_once(prober: Prober) ->
     assert "Sec-WebSocket-Extensions" not in headers  # a compressed bomb has no way in
 
 
+@pytest.mark.option("WebsocketConfig.subprotocols")
 async def test_a_subprotocol_must_be_chosen_from_those_offered(prober: Prober) -> None:
     async with echo_server() as echo:
         good = await probed(prober, echo.url, subprotocols=["v3.echo", "v1.echo"])
@@ -105,6 +107,7 @@ async def test_a_subprotocol_must_be_chosen_from_those_offered(prober: Prober) -
     assert found.message == "the server chose a subprotocol that was not offered: other"
 
 
+@pytest.mark.option("WebsocketConfig.ping")
 async def test_a_ping_must_be_answered_by_its_own_pong(prober: Prober) -> None:
     async with echo_server() as echo:
         found = await probed(prober, echo.url, ping=True)
@@ -129,6 +132,7 @@ async def test_the_servers_own_ping_is_answered(prober: Prober) -> None:
     assert found.status is CheckStatus.SUCCESS
 
 
+@pytest.mark.option("WebsocketConfig.send")
 async def test_a_message_is_sent_and_its_answer_awaited(prober: Prober) -> None:
     async with echo_server() as echo:
         found = await probed(prober, echo.url, send="one", expect={"contains": "echo one"})
@@ -160,6 +164,7 @@ async def test_a_fragmented_message_is_one_message(prober: Prober) -> None:
     assert found.status is CheckStatus.SUCCESS
 
 
+@pytest.mark.option("WebsocketConfig.expect", "MessageExpectation.contains")
 async def test_no_message_is_told_from_wrong_ones(prober: Prober) -> None:
     none = await against(prober, upgrading(b""), expect={"contains": "x"}, timeout=0.5)
     assert (none.status, none.reason) == (CheckStatus.TIMEOUT, Reason.TIMEOUT)
@@ -172,6 +177,16 @@ async def test_no_message_is_told_from_wrong_ones(prober: Prober) -> None:
     assert wrong.snippet == "b"
 
 
+@pytest.mark.option("MessageExpectation.regex")
+async def test_a_message_must_match_the_pattern(prober: Prober) -> None:
+    keys = {"expect": {"regex": "^[a-z]+$", "skip": 0}}
+    good = await against(prober, upgrading(frame("abc")), **keys)
+    bad = await against(prober, upgrading(frame("123")), **keys)
+    assert good.status is CheckStatus.SUCCESS
+    assert bad.message == "the message does not match the pattern"
+
+
+@pytest.mark.option("MessageExpectation.skip")
 async def test_only_so_many_messages_are_skipped(prober: Prober) -> None:
     behave = upgrading(frame("a") + frame("b") + frame("x"))
     good = await against(prober, behave, expect={"contains": "x", "skip": 2})
@@ -180,6 +195,7 @@ async def test_only_so_many_messages_are_skipped(prober: Prober) -> None:
     assert (bad.status, bad.snippet) == (CheckStatus.FAILURE, "b")
 
 
+@pytest.mark.option("WebsocketConfig.max_latency_ms")
 async def test_a_slow_check_is_a_failure(prober: Prober) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.1)
@@ -379,10 +395,12 @@ async def test_a_secure_connection_tells_its_handshake_and_expiry(
         ({"name": "example.com"}, Reason.TLS_WRONG_HOST),
     ],
 )
+@pytest.mark.option("WebsocketConfig.verify_tls")
 async def test_a_bad_certificate_is_refused_and_its_expiry_told(
     prober: Prober, authority: Authority, issued: dict[str, Any], reason: Reason
 ) -> None:
-    certificate = authority.issue(issued.pop("name", HOST), **issued)
+    rest = {key: value for key, value in issued.items() if key != "name"}
+    certificate = authority.issue(issued.get("name", HOST), **rest)
     async with raw_target(upgrading(frame("hi")), certificate) as target:
         found = await probed(prober, _wss(target.port))
         assert (found.status, found.reason) == (CheckStatus.FAILURE, reason)
@@ -401,6 +419,7 @@ async def test_a_stranger_authority_is_not_trusted(prober: Prober, tmp_path: Pat
     assert found.cert_expires_at == certificate.ends
 
 
+@pytest.mark.option("WebsocketConfig.certificate_expiry")
 async def test_a_certificate_that_ends_soon(prober: Prober, authority: Authority) -> None:
     certificate = authority.issue(HOST, lasts=timedelta(days=10))
     async with raw_target(upgrading(b""), certificate) as target:
