@@ -3,7 +3,6 @@
 All of it is pure, bounded in time and memory whatever the target sends, and never backtracks.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from lighthouse.model import Finding
 from lighthouse.probes.comparisons import Comparison, JsonType, shown
 from lighthouse.probes.jsonpath import compiled_path, find, is_singular
 from lighthouse.probes.jsonschemas import checked_schema, schema_fault
-from lighthouse.probes.work import WorkLimitError, budget
+from lighthouse.probes.work import WorkLimitError, budget, in_turn
 
 __all__ = ["SHORT_BYTES", "Comparison", "Headers", "JsonExpectation", "JsonType"]
 __all__ += ["accepted_codes", "code_range", "compiled_path", "find", "headers_fault"]
@@ -33,7 +32,7 @@ MOST_VALUES = 100_000
 SHORT_BYTES = 4096
 
 _CODES = re.compile(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", re.IGNORECASE)
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"]*+"')
 _LONG_INTEGER = re.compile(rb"\d{19}")
 
 
@@ -50,10 +49,8 @@ def parse_json(body: bytes | str) -> Any:
     if not raw.strip():
         raise ValueError("is empty, not JSON")
     containers, values = _extent(raw)
-    if values > MOST_VALUES or containers > DEEPEST:
-        containers, values = _extent(_STRINGS.sub(b"", raw))
-        if values > MOST_VALUES:
-            raise ValueError(f"holds more than {MOST_VALUES} JSON values")
+    if values > MOST_VALUES and _extent(_bare(raw))[1] > MOST_VALUES:
+        raise ValueError(f"holds more than {MOST_VALUES} JSON values")
     try:
         document = _loads(raw)
     except RecursionError:
@@ -71,6 +68,16 @@ def _extent(raw: bytes) -> tuple[int, int]:
     """How many containers and values a text can hold at the most."""
     containers = raw.count(b"[") + raw.count(b"{")
     return containers, raw.count(b",") + raw.count(b":") + containers + 1
+
+
+def _bare(raw: bytes) -> bytes:
+    """A text without its strings, or as it is where it has more strings than it may have values.
+
+    In a few passes that each take milliseconds, for the interpreter stands still meanwhile.
+    """
+    if raw.count(b'"') - raw.count(b'\\"') > 2 * MOST_VALUES:
+        return raw
+    return _STRINGS.sub(b"", raw.replace(b"\\\\", b"").replace(b'\\"', b""))
 
 
 def _loads(raw: bytes) -> Any:
@@ -169,7 +176,7 @@ class JsonExpectation(BaseModel):
         """What is wrong with a body in UTF-8, in one line, or None; in a thread if it is long."""
         if len(body) <= SHORT_BYTES and not self.expensive:
             return self.body_fault(body)
-        return await asyncio.get_running_loop().run_in_executor(None, self.body_fault, body)
+        return await in_turn(self.body_fault, body)
 
     def body_fault(self, body: bytes) -> str | None:
         """What is wrong with a body in UTF-8, in one line, or None."""

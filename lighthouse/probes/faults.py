@@ -209,7 +209,8 @@ def _not_connected(seen: Evidence) -> Fault:
 def _not_verified(seen: Evidence) -> Fault:
     if seen.verify_result in _VERIFY:
         return _VERIFY[seen.verify_result]
-    if "subject name" in seen.text or "target host" in seen.text:  # libcurl's own comparison
+    # libcurl compares the name itself; over QUIC it leaves only OpenSSL's "unspecified".
+    if "subject name" in seen.text or "target host" in seen.text or seen.verify_result == 1:
         return Reason.TLS_WRONG_HOST, f"the certificate is not for {seen.host}"
     return Reason.TLS_UNTRUSTED, "the certificate is not from a trusted authority"
 

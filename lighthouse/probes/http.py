@@ -3,7 +3,6 @@
 `judge` and `next_hop` are the rules and touch nothing; `probe` is all that does I/O.
 """
 
-import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from lighthouse.probes.http_config import (
 )
 from lighthouse.probes.http_tokens import Tokens
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
+from lighthouse.probes.work import in_turn
 
 __all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "blame", "expiry_fault"]
 __all__ += ["explain", "fetched", "is_long", "judge", "next_hop", "probe"]
@@ -43,9 +43,9 @@ async def probe(equipment: Equipment, config: HttpConfig, timeout_s: float) -> O
     """One attempt, redirects included, over within `timeout_s`."""
     found = await fetched(equipment, config, timeout_s)
     if equipment.explain:
-        return await asyncio.get_running_loop().run_in_executor(None, _looked_at, config, found)
+        return await in_turn(_looked_at, config, found)
     if is_long(config, found):
-        return await asyncio.get_running_loop().run_in_executor(None, judge, config, found)
+        return await in_turn(judge, config, found)
     return judge(config, found)
 
 

@@ -4,10 +4,13 @@ JSONPath and JSON Schema can ask for exponential work on a small document. Their
 from the budget of the evaluation that runs in their thread, and are stopped where it ends.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 #: Steps of one evaluation, each about 2 µs of Python: a fifth of a second on a slow core, and many
 #: times what an honest answer of a mebibyte needs.
@@ -16,6 +19,19 @@ MOST_STEPS = 100_000
 #: Steps after which a thread lets the event loop have the interpreter: otherwise the loop would
 #: wait 5 ms (Python's switch interval) each time it wakes up.
 _BREATH = 128
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Few: each that runs takes its turns with the event loop, and together they hold no more memory
+#: than as many documents.
+_judges = ThreadPoolExecutor(max_workers=2, thread_name_prefix="judge")
+
+
+async def in_turn(judge: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run what may take long in one of a few threads, without holding the event loop up."""
+    return await asyncio.get_running_loop().run_in_executor(_judges, lambda: judge(*args, **kwargs))
 
 
 class WorkLimitError(ValueError):

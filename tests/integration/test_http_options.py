@@ -56,7 +56,9 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 # -- assertions -------------------------------------------------------------------------------
 
 
-@pytest.mark.option("JsonExpectation.json_path", "JsonExpectation.json_schema", "HttpConfig.body_validation")
+@pytest.mark.option(
+    "JsonExpectation.json_path", "JsonExpectation.json_schema", "HttpConfig.body_validation"
+)
 async def test_json_assertions_read_the_body_that_came(prober: Prober) -> None:
     body = json.dumps({"status": "ok", "items": [{"n": 1}, {"n": 20}]}).encode()
     wanted = {"json_path": {"$.status": "ok", "$.items[*].n": {"<": 10}}}
@@ -454,6 +456,24 @@ async def test_another_version_than_the_demanded_one_is_a_failure(
         assert found.message == "answered in HTTP/1.1, expected HTTP/2"
         found = await probed(prober, f"https://{HOST}:{port}/", http_version="3", timeout=1)
         assert found.status in (CheckStatus.FAILURE, CheckStatus.TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("names", "how", "reason"),
+    [
+        ((HOST,), {"starts": timedelta(days=-9), "lasts": timedelta(days=8)}, Reason.TLS_EXPIRED),
+        (("other.example",), {}, Reason.TLS_WRONG_HOST),
+        ((HOST,), {"self_signed": True}, Reason.TLS_SELF_SIGNED),
+    ],
+)
+async def test_over_http_3_a_refused_certificate_has_its_reason_and_its_expiry_too(
+    prober: Prober, authority: Authority, names: tuple[str], how: dict[str, Any], reason: Reason
+) -> None:
+    broken = authority.issue(*names, **how)
+    async with modern_target(broken, "h3", "h2") as port:
+        found = await probed(prober, f"https://{HOST}:{port}/", http_version="3")
+        assert (found.status, found.reason) == (CheckStatus.FAILURE, reason)
+        assert found.cert_expires_at == broken.ends
 
 
 async def test_http_3_reaches_no_forbidden_address(

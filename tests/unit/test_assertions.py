@@ -210,6 +210,14 @@ def test_depth_and_commas_inside_texts_do_not_count() -> None:
     assert parse_json(b"[" * 64 + b"]" * 64)
 
 
+def test_strings_are_told_from_values_whatever_they_hold() -> None:
+    for text in ("\\", '\\"', '"', '\\\\","', '[{"a":1},'):
+        document = [text * 3] * 1000 + [",:[" * MOST_VALUES]
+        assert parse_json(json.dumps(document)) == document
+    with pytest.raises(ValueError, match="holds more than"):
+        parse_json(json.dumps(["\\"] * (MOST_VALUES + 1)))
+
+
 def test_an_amount_of_any_length_stays_an_integer() -> None:
     amount = 123456789012345678901234567890
     assert parse_json(f'\ufeff{{"wei": {amount}}}') == {"wei": amount}
