@@ -34,14 +34,18 @@ async def subscribe(pool: Pool, targets: Targets, keys: Keyring) -> None:
     """
     there = {found.name: found for found in await catalog.list_subscriptions(pool, WALLET)}
     wanted = targets.subscriptions()
-    missing = {name: config for name, config in wanted.items() if name not in there}
+    missing = {name: watched for name, watched in wanted.items() if name not in there}
     made = await catalog.create_subscriptions(
-        pool, [_new(name, config, keys) for name, config in missing.items()], enforce_plans=False
+        pool, [_new(name, *watched, keys) for name, watched in missing.items()], enforce_plans=False
     )
     for subscription_id in made:
         await _alert_inbox(pool, subscription_id, targets, keys)
-    for name, config in wanted.items():
-        if name in there and there[name].status in catalog.LIVE:
+    for name, (type_, config) in wanted.items():
+        if (
+            name in there
+            and there[name].status in catalog.LIVE
+            and there[name].target_type is type_
+        ):
             await _reuse(pool, there[name], config, targets, keys)
 
 
@@ -51,11 +55,13 @@ async def pause(pool: Pool) -> None:
         await catalog.pause(pool, found.id)
 
 
-def _new(name: str, config: Mapping[str, Any], keys: Keyring) -> NewSubscription:
-    parsed = probes.parse_config(MonitorType.HTTP, config)
+def _new(
+    name: str, type_: MonitorType, config: Mapping[str, Any], keys: Keyring
+) -> NewSubscription:
+    parsed = probes.parse_config(type_, config)
     return NewSubscription(
         wallet=WALLET,
-        type=MonitorType.HTTP,
+        type=type_,
         config=configs.seal(parsed, keys),
         interval_s=INTERVAL_S,
         worst_case_s=parsed.worst_case_s(INTERVAL_S),
@@ -67,7 +73,7 @@ def _new(name: str, config: Mapping[str, Any], keys: Keyring) -> NewSubscription
 async def _reuse(
     pool: Pool, found: Subscription, config: Mapping[str, Any], targets: Targets, keys: Keyring
 ) -> None:
-    parsed = probes.parse_config(MonitorType.HTTP, config)
+    parsed = probes.parse_config(found.target_type, config)
     if parsed != _stored(found, keys):
         await catalog.update_config(
             pool,

@@ -17,6 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from lighthouse.errors import LocalError
+from lighthouse.local import shop
+from lighthouse.model import MonitorType
 
 HOST = "127.0.0.1"
 #: Tried first, so that the targets keep their addresses from run to run; then any free port.
@@ -51,8 +53,13 @@ class Targets:
     def inbox_url(self) -> str:
         return f"http://{HOST}:{self.http_port}/inbox"
 
-    def subscriptions(self) -> Mapping[str, dict[str, Any]]:
-        """Configurations of `http` monitors of this service, by the subscription's name."""
+    def subscriptions(self) -> Mapping[str, tuple[MonitorType, dict[str, Any]]]:
+        """Monitors of this service, type and configuration, by the subscription's name."""
+        http = {name: (MonitorType.HTTP, config) for name, config in self._http().items()}
+        shop_url = f"http://{HOST}:{self.http_port}"
+        return {**http, "shopping": (MonitorType.CANARY, shop.canary(shop_url))}
+
+    def _http(self) -> Mapping[str, dict[str, Any]]:
         plain, secure = f"http://{HOST}:{self.http_port}", f"https://{HOST}:{self.https_port}"
         return {
             "healthy": {"url": f"{plain}/healthy", "body_validation": {"contains": "all is well"}},
@@ -137,4 +144,5 @@ def _application(inbox: deque[Received]) -> web.Application:
     application.router.add_get("/failing", failing)
     application.router.add_get("/hanging", hanging)
     application.router.add_post("/inbox", receive)
+    shop.add_routes(application)
     return application
