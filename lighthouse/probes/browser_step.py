@@ -5,7 +5,7 @@ One step has one fresh browser context, with the flow's cookies; all its actions
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -138,21 +138,32 @@ async def _tried(
     try:
         # A page that is busy answers nothing, and not every question has a timeout of its own.
         async with asyncio.timeout(limit_s + _LOOK_S):
-            wrong = await _WORK[type(action)](tab, action, limit_s)
+            wrong = await _unless_spent(tab, _WORK[type(action)](tab, action, limit_s))
     except (PlaywrightTimeout, TimeoutError):
-        if tab.passage.spent:
+        if tab.passage.spent.is_set():
             return _spent()
         if tab.crashed:
             return _crashed()
         return _too_late(action, limit_s, own)
     except Error as exc:
         return _explained(exc.message, action, tab, seen)
-    if tab.passage.spent:
-        return _spent()
-    if wrong is not None and not own and not isinstance(action, Open):
+    if wrong is not None and wrong.reason is Reason.BODY and not own:
         # It might have come in time that the step does not have.
         return replace(wrong, reason=Reason.TIMEOUT)
     return wrong
+
+
+async def _unless_spent(tab: Tab, work: Coroutine[Any, Any, _Fault | None]) -> _Fault | None:
+    """An action's judgement, or that of the bytes when they are over before."""
+    task = asyncio.ensure_future(work)
+    spent = asyncio.ensure_future(tab.passage.spent.wait())
+    try:
+        await asyncio.wait({task, spent}, return_when=asyncio.FIRST_COMPLETED)
+        return _spent() if spent.done() else task.result()
+    finally:
+        task.cancel()
+        spent.cancel()
+        await asyncio.gather(task, spent, return_exceptions=True)
 
 
 def _spent() -> _Fault:
@@ -189,7 +200,7 @@ _NET: tuple[tuple[str, Reason, str], ...] = (
 def _explained(message: str, action: Any, tab: Tab, seen: _Seen) -> _Fault:
     """Whose fault it is that an action failed."""
     browser = tab.context.browser
-    if tab.passage.spent:
+    if tab.passage.spent.is_set():
         return _spent()
     if tab.crashed or "Target crashed" in message:
         return _crashed()
@@ -288,7 +299,9 @@ async def _expect_title(tab: Tab, action: ExpectTitle, limit_s: float) -> _Fault
     return await _looked(tab.page.title, action.text, limit_s)
 
 
-async def _looked(look: Callable[[], Awaitable[str]], text: str, limit_s: float) -> _Fault | None:
+async def _looked(
+    look: Callable[[], Coroutine[Any, Any, str]], text: str, limit_s: float
+) -> _Fault | None:
     """Look again and again until the text is there."""
     end = time.monotonic() + limit_s
     while True:
@@ -300,7 +313,7 @@ async def _looked(look: Callable[[], Awaitable[str]], text: str, limit_s: float)
         await asyncio.sleep(_LOOK_S)
 
 
-_WORK: Mapping[type[Action], Callable[[Tab, Any, float], Awaitable[_Fault | None]]] = {
+_WORK: Mapping[type[Action], Callable[[Tab, Any, float], Coroutine[Any, Any, _Fault | None]]] = {
     Open: _open,
     Click: _click,
     Fill: _fill,

@@ -66,7 +66,7 @@ class Passage:
     left_bytes: int  #: of both directions together
     until: float  #: by the loop's clock, s
     password: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
-    spent: bool = False  #: `left_bytes` did not suffice
+    spent: asyncio.Event = field(default_factory=asyncio.Event)  #: `left_bytes` did not suffice
     #: (host, port) that could not be connected to: whose fault that was.
     faults: dict[tuple[str, int], tuple[Reason, str]] = field(default_factory=dict)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -75,7 +75,7 @@ class Passage:
         """Count bytes; ends everything of the flow when they are too many."""
         self.left_bytes -= size
         if self.left_bytes < 0:
-            self.spent = True
+            self.spent.set()
             self.end()
             raise _Refused
 
