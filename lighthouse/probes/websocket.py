@@ -46,9 +46,12 @@ from lighthouse.probes.websocket_wire import (
 #: Pings and pongs that a target may send in one check: more is a flood.
 _MOST_CONTROLS = 1000
 
-#: Bytes that a target may send in one check, in the largest message's size: handshake, other
-#: messages and frames that carry nothing included.
+#: Bytes that a target may send in one check, in the largest message's size: other messages and
+#: frames that carry nothing included.
 _MOST_MESSAGES_BYTES = 4
+
+#: Bytes that come on top for the handshake.
+_HANDSHAKE_BYTES = 64 * 1024
 
 #: Frames after which other checks get their turn: reading what has come already waits for nothing.
 _BREATH = 64
@@ -133,7 +136,7 @@ class Attempt:
         return (time.monotonic() - self._begun) * 1000
 
     async def _dial(self) -> Wire:
-        most = _MOST_MESSAGES_BYTES * self.config.max_message_bytes
+        most = _HANDSHAKE_BYTES + _MOST_MESSAGES_BYTES * self.config.max_message_bytes
         self._wire = await dial(
             self.equipment,
             self.config.place,
@@ -190,6 +193,8 @@ class Attempt:
             message = "the connection closed without an answer"
             raise FaultError(Reason.CONNECTION_RESET, message) from exc
         self._end()
+        if self._wire is not None:
+            self._wire.opened = True
         self._chosen()
         return socket
 
@@ -291,10 +296,9 @@ class Attempt:
     # -- faults ---------------------------------------------------------------------------------
 
     def _drowned(self) -> None:
-        """Raise a FaultError if the connection ended because too much came over it."""
-        if self._wire is not None and self._wire.left < 0:
-            most = _MOST_MESSAGES_BYTES * self.config.max_message_bytes
-            raise FaultError(Reason.BODY_TOO_LARGE, f"more than {most} bytes came")
+        """Raise the FaultError of a connection that was ended here."""
+        if self._wire is not None and self._wire.flood is not None:
+            raise self._wire.flood
 
     def _too_late(self) -> FaultError:
         if self._unmatched is not None:

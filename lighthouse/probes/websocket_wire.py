@@ -14,6 +14,12 @@ from aiohttp.client_proto import ResponseHandler
 from lighthouse.model import Reason
 from lighthouse.probes.faults import one_line
 
+#: Answers that may come before the one to the handshake ("100 Continue", "103 Early Hints").
+_MOST_INTERIM = 100
+
+#: Answers that may come before the one to the handshake ("100 Continue", "103 Early Hints").
+_MOST_INTERIM = 100
+
 #: What a close code means (RFC 6455, 7.4.1), for people.
 _CODES = {
     1000: "normal",
@@ -46,13 +52,29 @@ class Wire(ResponseHandler):
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__(asyncio.get_running_loop())
-        self.left = most_bytes
+        self.opened = False  #: the handshake is over
+        self.flood: FaultError | None = None  #: why the connection was ended here
+        self._most = self._left = most_bytes
+        self._interim = _MOST_INTERIM
 
     def data_received(self, data: bytes) -> None:
-        self.left -= len(data)
-        if self.left >= 0:
-            super().data_received(data)
-        elif self.transport is not None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._end(Reason.BODY_TOO_LARGE, f"more than {self._most} bytes came")
+            return
+        if not self.opened:
+            # aiohttp reads all that have come without letting anything else run.
+            self._interim -= data.partition(b"HTTP/1.1 101")[0].count(b"HTTP/1.")
+            if self._interim < 0:
+                told = f"more than {_MOST_INTERIM} answers before that to the handshake"
+                self._end(Reason.PROTOCOL_ERROR, told)
+                return
+        super().data_received(data)
+
+    def _end(self, reason: Reason, message: str) -> None:
+        if self.flood is None:
+            self.flood = FaultError(reason, message)
+        if self.transport is not None:
             self.transport.abort()
 
 

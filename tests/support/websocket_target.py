@@ -57,7 +57,7 @@ def accepted(request: bytes, *lines: str) -> bytes:
 
 
 def upgrading(talk: Talk | bytes, *lines: str) -> Behaviour:
-    """A proper handshake, and then bytes and silence, or a conversation."""
+    """A proper handshake, then bytes and silence until the client closes, or a conversation."""
 
     async def behave(
         request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -66,7 +66,8 @@ def upgrading(talk: Talk | bytes, *lines: str) -> Behaviour:
         if isinstance(talk, bytes):
             writer.write(talk)
             await writer.drain()
-            await asyncio.Event().wait()
+            while (await received(reader))[0] != CLOSE:
+                pass
         else:
             await talk(reader, writer)
 
