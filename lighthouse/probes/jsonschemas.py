@@ -13,7 +13,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
 from lighthouse.probes.matching import compile_pattern
-from lighthouse.probes.work import WorkLimitError, budget, same, spend
+from lighthouse.probes.work import WorkLimitError, budget, deeper, same, spend
 
 #: Bytes of one schema, and of a text in its messages.
 MOST_SCHEMA_BYTES = 65_536
@@ -145,9 +145,10 @@ def _counting(kind: Any) -> Any:
 def _counted(keyword: _Keyword) -> _Keyword:
     def run(validator: Any, value: Any, instance: Any, schema: Any) -> _Errors:
         spend(_KEYWORD_STEPS)
-        for error in keyword(validator, value, instance, schema) or ():
-            spend(1 + len(error.message) // 256)
-            yield error
+        with deeper():
+            for error in keyword(validator, value, instance, schema) or ():
+                spend(1 + len(error.message) // 256)
+                yield error
 
     return run
 

@@ -16,6 +16,9 @@ from typing import ParamSpec, TypeVar
 #: times what an honest answer of a mebibyte needs.
 MOST_STEPS = 100_000
 
+#: Levels of recursion of one evaluation: a document of 64 levels asks for three at each.
+MOST_LEVELS = 200
+
 #: Steps after which a thread lets the event loop have the interpreter: otherwise the loop would
 #: wait 5 ms (Python's switch interval) each time it wakes up.
 _BREATH = 128
@@ -43,6 +46,7 @@ class WorkLimitError(ValueError):
 
 class _Budget(threading.local):
     left: int | None = None  #: None: nobody counts
+    depth: int = 0
 
 
 _budget = _Budget()
@@ -54,11 +58,27 @@ def budget(steps: int = MOST_STEPS) -> Iterator[None]:
     if _budget.left is not None:
         yield
         return
-    _budget.left = steps
+    _budget.left, _budget.depth = steps, 0
     try:
         yield
     finally:
         _budget.left = None
+
+
+@contextmanager
+def deeper() -> Iterator[None]:
+    """One level of a recursion that a stranger may have made endless. Raises WorkLimitError.
+
+    Python's own limit is no guard: whoever raises it meets the end of C's stack, and the process
+    is gone.
+    """
+    if _budget.depth >= MOST_LEVELS:
+        raise WorkLimitError
+    _budget.depth += 1
+    try:
+        yield
+    finally:
+        _budget.depth -= 1
 
 
 def spend(steps: int = 1) -> None:

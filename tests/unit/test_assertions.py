@@ -2,6 +2,7 @@
 
 import json
 import threading
+import sys
 import time
 from typing import Any
 
@@ -459,6 +460,17 @@ def test_no_schema_and_no_document_cost_more_than_the_budget(schema: Any, docume
     told = expected(document, json_schema=schema)
     assert time.thread_time() - begun < 5
     assert told is None or len(told) < 600
+
+
+def test_an_endless_schema_ends_before_the_stack_does() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)  # as libraries do; C's stack would end first
+    try:
+        told = expected(1, json_schema={"$ref": "#"})
+    finally:
+        sys.setrecursionlimit(limit)
+    assert told is not None
+    assert "too much work" in told
 
 
 def test_a_schema_fault_says_where_it_is_and_shows_no_more_than_its_beginning() -> None:
