@@ -1,8 +1,8 @@
 """What an answer must be: comparisons, JSONPath and JSON Schema, and the bounds of their work."""
 
 import json
-import threading
 import sys
+import threading
 import time
 from typing import Any
 
