@@ -295,11 +295,14 @@ def test_check_probes_once_and_stores_nothing(
     assert (found["status"], found["http_status"], found["error_code"]) == ("success", 200, None)
     assert found["latency_ms"] > 0
     assert found["timings"]["tcp_ms"] >= 0
+    assert found["findings"] == [{"name": "status", "ok": True, "found": "200"}]
     status, out, err = lighthouse(
         "check", "--type", "http", "--config", f'{{"url": "{base}/fail", "retries": 0}}'
     )
     assert (status, err) == (1, "")
-    facts = dict(line.split(maxsplit=1) for line in out.splitlines())
+    above, _, below = out.partition("\n\nphases\n")
+    facts = dict(line.split(maxsplit=1) for line in above.splitlines())
+    assert "✗ status" in below
     assert facts["status"] == "failure"
     assert facts["error_code"] == "status_code"
     assert facts["http_status"] == "503"
