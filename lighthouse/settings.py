@@ -9,6 +9,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -137,7 +138,11 @@ class Settings(BaseSettings):
         default="https://api.telegram.org", description="Base URL of the Telegram Bot API."
     )
     smtp_url: SecretStr | None = Field(
-        default=None, description="Mail server, as smtp://user:password@host:port."
+        default=None,
+        description="Mail server: smtp://host, smtp+starttls:// or smtps://user:password@host.",
+    )
+    smtp_from: str | None = Field(
+        default=None, description="Sender of the mails, as Lighthouse <alerts@example.com>."
     )
     twilio_account_sid: str | None = Field(default=None, description="Twilio account for SMS.")
     twilio_auth_token: SecretStr | None = Field(default=None, description="Twilio's secret.")
@@ -186,6 +191,16 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value()
         if not url:
             raise SettingsError("REDIS_URL is not set; give it as redis://host:6379/0")
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in ("redis", "rediss") and parts.port != 0
+        except ValueError:  # a port that is no number: a password's / and : must be quoted, say
+            fits = False
+        if not fits:
+            raise SettingsError(
+                "REDIS_URL is no Redis URL; give it as redis://:password@host:6379/0 or rediss://…,"
+                " a password's special characters as %-codes"
+            )
         return url
 
 
