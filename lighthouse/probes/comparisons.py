@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lighthouse.probes import matching
 from lighthouse.probes.work import WorkLimitError, budget, same, spend
@@ -114,6 +123,13 @@ class Comparison(BaseModel):
         if value is not None:
             matching.compile_pattern(value)
         return value
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """A plain value stays one where a configuration is stored and shown."""
+        if self.model_fields_set == {"equal"} and not isinstance(self.equal, dict):
+            return self.equal
+        return handler(self)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:

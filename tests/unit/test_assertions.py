@@ -167,6 +167,26 @@ def test_status_codes_are_single_families_and_ranges() -> None:
     assert accepted_codes((204, "3xx", "400-402")) == {204, *range(300, 400), 400, 401, 402}
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "b",
+        None,
+        [1, {"a": 2}],
+        10**30,
+        {"equal": {"a": None}},
+        {"<": 3, "not": {"matches": "x"}},
+        {"count": 0, "length": {">": 1, "not": 5}},
+        {"equal": None, "type": "null"},
+    ],
+)
+def test_a_comparison_is_stored_as_it_was_given(given: Any) -> None:
+    comparison = Comparison.model_validate(given)
+    stored = comparison.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert stored == given
+    assert Comparison.model_validate(stored) == comparison
+
+
 # -- JSON -------------------------------------------------------------------------------------
 
 
