@@ -180,7 +180,7 @@ class Attempt:
                 autoping=False,
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 compress=0,
-                max_msg_size=config.max_message_bytes,
+                max_msg_size=config.max_message_bytes + 1,  # aiohttp refuses the limit itself
             )
         except aiohttp.WSServerHandshakeError as exc:
             told = exc.message.lower()

@@ -97,6 +97,9 @@ async def test_a_huge_frame_is_refused_by_its_header(prober: Prober, size: int) 
 @pytest.mark.option("WebsocketConfig.max_message_bytes")
 async def test_the_largest_message_is_what_the_configuration_allows(prober: Prober) -> None:
     behave = upgrading(frame("x" * 5000 + "end"))
+    exact = upgrading(frame("x" * 4096))
+    keys = {"expect": {}, "max_message_bytes": 4096}
+    assert (await probed(prober, exact, **keys)).status is CheckStatus.SUCCESS
     keys = {"expect": {"contains": "end", "skip": 0}}
     assert (await probed(prober, behave, **keys)).status is CheckStatus.SUCCESS
     found = await probed(prober, behave, max_message_bytes=4096, **keys)

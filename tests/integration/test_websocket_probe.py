@@ -1,7 +1,6 @@
 """WebSocket checks against real servers: every phase, every option, each fault with its reason."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -460,30 +459,3 @@ async def test_a_silent_tls_server_times_out(prober: Prober) -> None:
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
-
-
-# -- eth_subscribe ---------------------------------------------------------------------------------
-
-NEW_HEADS: dict[str, Any] = {
-    "send": {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]},
-    "expect": {
-        "json_path": {
-            "$.method": "eth_subscription",
-            "$.params.result.number": {"matches": "^0x"},
-        }
-    },
-}
-
-
-async def test_new_heads_of_a_chain_are_awaited_behind_the_answer(prober: Prober) -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _, asked = await received(reader)
-        assert json.loads(asked)["method"] == "eth_subscribe"
-        writer.write(frame('{"jsonrpc":"2.0","id":1,"result":"0x1"}'))
-        head = {"subscription": "0x1", "result": {"number": "0x2a", "hash": "0x" + "ab" * 32}}
-        note = {"jsonrpc": "2.0", "method": "eth_subscription", "params": head}
-        writer.write(frame(json.dumps(note)))
-        await received(reader)
-
-    found = await against(prober, upgrading(talk), **NEW_HEADS)
-    assert found.status is CheckStatus.SUCCESS
