@@ -175,8 +175,10 @@ def _proxy(seen: Evidence) -> Fault | None:
         return Reason.PROBER_PROXY, f"no connection to the proxy: {one_line(seen.text)}"
     if seen.code == PEER_FAILED_VERIFICATION and seen.proxy_verify_result:
         return Reason.PROBER_PROXY, "the proxy's certificate is not trusted"
-    if not seen.connected and seen.code == TIMED_OUT:
-        return Reason.PROBER_PROXY, f"no connection through the proxy within {seen.timeout_s:.3g} s"
+    if seen.code == TIMED_OUT and not seen.connected:
+        return Reason.PROBER_PROXY, f"no connection to the proxy within {seen.timeout_s:.3g} s"
+    if seen.code == TIMED_OUT and not seen.sent:  # mostly the proxy waits for the target itself
+        return Reason.TIMEOUT, f"nothing came through the proxy within {seen.timeout_s:.3g} s"
     return None
 
 

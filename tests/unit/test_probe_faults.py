@@ -157,3 +157,39 @@ def test_an_address_in_an_answer_that_is_no_url_is_the_targets_fault() -> None:
     seen = faults.Evidence(code=3, connected=True, secured=True, sent=True)
     assert faults.classify(seen)[0] is Reason.PROTOCOL_ERROR
     assert faults.classify(replace(seen, connected=False))[0] is Reason.PROBER_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("code", "seen", "reason"),
+    [
+        (faults.COULDNT_CONNECT, {"os_errno": errno.ECONNREFUSED}, Reason.PROBER_PROXY),
+        (faults.COULDNT_CONNECT, {"socket_errno": errno.EMFILE}, Reason.PROBER_DESCRIPTORS),
+        (faults.TIMED_OUT, {}, Reason.PROBER_PROXY),
+        (faults.TIMED_OUT, {"connected": True}, Reason.TIMEOUT),
+        (faults.TIMED_OUT, {"connected": True, "secured": True, "sent": True}, Reason.TIMEOUT),
+        (faults.RECV_ERROR, {"connect_status": 407}, Reason.PROBER_PROXY),
+        (faults.RECV_ERROR, {"connect_status": 403}, Reason.PROBER_PROXY),
+        (faults.RECV_ERROR, {"connect_status": 504}, Reason.UNREACHABLE),
+        (faults.GOT_NOTHING, {"connect_status": 200}, Reason.CONNECTION_RESET),
+        (faults.PROXY, {"proxy_error": 19}, Reason.CONNECTION_REFUSED),
+        (faults.PROXY, {"proxy_error": 21}, Reason.UNREACHABLE),
+        (faults.PROXY, {"proxy_error": 33}, Reason.PROBER_PROXY),
+        (60, {"proxy_verify_result": 20}, Reason.PROBER_PROXY),
+        (60, {"verify_result": 10}, Reason.TLS_EXPIRED),
+    ],
+)
+def test_a_proxys_fault_is_told_from_its_targets(
+    code: int, seen: dict[str, Any], reason: Reason
+) -> None:
+    assert fault(code, proxied=True, **seen)[0] is reason
+
+
+def test_a_server_that_refuses_the_clients_certificate_is_understood() -> None:
+    text = "OpenSSL SSL_read: error:0A00045C:SSL routines::tlsv13 alert certificate required"
+    assert fault(faults.RECV_ERROR, text=text) == (
+        Reason.TLS_HANDSHAKE,
+        "the TLS handshake failed: tlsv13 alert certificate required",
+    )
+    text = "OpenSSL SSL_read: error:0A000126:SSL routines::unexpected eof while reading"
+    assert fault(faults.RECV_ERROR, text=text)[0] is Reason.CONNECTION_RESET
+    assert fault(58)[0] is Reason.PROBER_CONFIG
