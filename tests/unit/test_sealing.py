@@ -1,7 +1,8 @@
 """Secrets of a configuration: sealed to be stored, opened to be used, starred to be shown."""
 
 import json
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -164,3 +165,112 @@ def test_headers_and_body_of_http_are_secrets() -> None:
     assert "s3cr3t" not in json.dumps(sealed)
     assert "s3cr3t" not in json.dumps(shown_config(MonitorType.HTTP, sealed, KEYS))
     assert parse_config(MonitorType.HTTP, sealed, KEYS) == parse_config(MonitorType.HTTP, given)
+
+
+SIGN = {
+    "name": "sign",
+    "action": "sign",
+    "key": "${KEY}",
+    "typed_data": {
+        "types": {"Note": [{"name": "text", "type": "string"}]},
+        "primaryType": "Note",
+        "domain": {"name": "x", "chainId": 2**70},
+        "message": {"text": "hello"},
+    },
+    "extract": {"SIGNATURE": "$.signature"},
+}
+LOGIN = {
+    "name": "log in",
+    "action": "http",
+    "method": "POST",
+    "url": "https://example.com/login",
+    "headers": {"Authorization": "Bearer s3cr3t"},
+    "body": {"password": "s3cr3t", "amount": 2**70},
+    "expect": {
+        "status": "2xx",
+        "headers": {"Content-Type": "application/json", "X-Any": None},
+        "body": {"json_path": {"$.ok": True, "$.list": {"length": 2}, "$.none": None}},
+    },
+    "extract": {"TOKEN": "$.token", "ID": {"header": "X-Id"}},
+}
+SHOP = {"name": "later", "action": "wait", "seconds": 1, "when": {"steps": {"log in": "success"}}}
+
+
+@pytest.mark.parametrize(
+    ("type_", "given"),
+    [
+        (
+            MonitorType.CANARY,
+            {"secrets": {"KEY": "s3cr3t"}, "steps": [LOGIN, SIGN, SHOP], "timeout": 5},
+        ),
+        (
+            MonitorType.HTTP,
+            {
+                "url": "https://example.com",
+                "basic_auth": {"username": "u", "password": "s3cr3t"},
+                "expected_headers": {"A": "b", "C": None, "D": {"matches": "x"}},
+                "body_validation": {"json_path": {"$.a": {"more": 1, "less": 3}}},
+                "valid_status_codes": ["2xx", 301],
+            },
+        ),
+        (
+            MonitorType.WEBSOCKET,
+            {"url": "wss://example.com", "headers": {"A": "s3cr3t"}, "send": "s3cr3t"},
+        ),
+        (
+            MonitorType.GRAPHQL,
+            {
+                "url": "https://example.com",
+                "query": "{ a }",
+                "variables": {"token": "s3cr3t"},
+                "bearer_token": "s3cr3t",
+            },
+        ),
+    ],
+)
+def test_whatever_a_monitor_is_told_comes_back_from_the_database(
+    type_: MonitorType, given: dict[str, Any]
+) -> None:
+    model = parse_config(type_, given)
+    sealed = json.loads(json.dumps(configs.seal(model, KEYS)))
+    assert "s3cr3t" not in str(sealed)
+    assert "s3cr3t" not in str(shown_config(type_, sealed, KEYS))
+    read = parse_config(type_, sealed, KEYS)
+    assert read == model
+    assert configs.resealed(type(model), sealed, KEYS) is None
+
+
+#: Fields that are called like secrets and are none.
+_PUBLIC = {"Press.key", "Extraction.secret", "BalanceConfig.token"}
+
+
+def test_every_field_that_is_called_like_a_secret_is_one() -> None:
+    from lighthouse import channels, probes
+
+    found: set[type[BaseModel]] = set()
+    for kind in (*probes.MONITORS.values(), *channels.CHANNELS.values()):
+        _collect(kind.config, found)
+    clear = {
+        f"{model.__name__}.{name}"
+        for model in found
+        for name, field in model.model_fields.items()
+        if re.fullmatch(r".*(password|secret|token|key|certificate|webhook_url|rpc_urls)s?", name)
+        and not any(issubclass(t, BaseModel) for t in _classes(field.annotation))
+        and "_put_away" not in f"{field.annotation}{field.metadata}"
+    }
+    assert clear - _PUBLIC == set()
+    assert {"HttpConfig", "CanaryConfig", "WebhookConfig"} <= {m.__name__ for m in found}
+
+
+def _classes(annotation: Any) -> list[type]:
+    if isinstance(annotation, type):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _classes(inner)]
+
+
+def _collect(annotation: Any, found: set[type[BaseModel]]) -> None:
+    for each in _classes(annotation):
+        if issubclass(each, BaseModel) and each not in found:
+            found.add(each)
+            for field in each.model_fields.values():
+                _collect(field.annotation, found)
