@@ -6,21 +6,19 @@ for it tells nothing of the contract.
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lighthouse import urls, variables
+from lighthouse import chains, settings, urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason
-from lighthouse.probes import abi
-from lighthouse.probes.assertions import Comparison, JsonExpectation, compiled_path, parse_json
+from lighthouse.probes import abi, rpc
+from lighthouse.probes.assertions import Comparison, JsonExpectation, compiled_path
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.extraction import Missing, extracted_from
-from lighthouse.probes.http_config import HttpConfig
 from lighthouse.probes.steps import (
     Flow,
     StepConfig,
@@ -30,29 +28,31 @@ from lighthouse.probes.steps import (
     at,
     failed,
 )
-from lighthouse.probes.transport import TransportError
-
-#: Bytes of an RPC's answer: the call's own, in hexadecimal digits, and what surrounds them.
-_ANSWER_BYTES = 4 * abi.MOST_ANSWER_BYTES
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
-#: What nodes say of a call that the contract refused: code 3 is the standard's, the rest is usage.
-_REVERT_CODE = 3
-_REVERTED = re.compile(r"revert|invalid opcode|out of gas", re.IGNORECASE)
+
+RpcUrl = Annotated[Secret, Field(min_length=1, max_length=urls.MOST_URL_CHARS)]
 
 
 class ChainStep(StepConfig):
     """Calls a contract and judges what it returns. Nothing is signed or sent."""
 
     action: Literal["chain"] = Field(description="Call a contract with eth_call.")
-    rpc_url: Secret = Field(
+    chain: str | None = Field(
+        default=None,
         min_length=1,
-        max_length=urls.MOST_URL_CHARS,
-        description="The chain's JSON-RPC; ${NAME} from secrets only.",
+        max_length=50,
+        description="A known chain, or one of the operator's LIGHTHOUSE_CHAINS.",
     )
-    chain_id: int | None = Field(
-        default=None, gt=0, description="What eth_chainId must answer; not asked without it."
+    chain_id: Annotated[int, Field(gt=0, lt=2**63)] | None = Field(
+        default=None, description="The id of a chain that has no name here; needs rpc_urls."
+    )
+    rpc_urls: tuple[RpcUrl, ...] = Field(
+        default=(),
+        max_length=chains.MOST_URLS,
+        description="JSON-RPCs that are tried in turn, instead of the chain's own; ${NAME} from "
+        "secrets only.",
     )
     to: str = Field(min_length=1, max_length=200, description="The contract's address.")
     function: str | None = Field(
@@ -83,6 +83,18 @@ class ChainStep(StepConfig):
     extract: dict[VariableName, str] = Field(
         default_factory=dict, max_length=20, description="Variables by such a JSONPath."
     )
+
+    @field_validator("chain")
+    @classmethod
+    def _is_chain(cls, value: str | None) -> str | None:
+        if value is not None and value not in chains.registry(
+            settings.current().chains.get_secret_value()
+        ):
+            raise ValueError(
+                f"is no known chain; known are {', '.join(sorted(chains.KNOWN))}"
+                " and those of LIGHTHOUSE_CHAINS"
+            )
+        return value
 
     @field_validator("function")
     @classmethod
@@ -117,15 +129,20 @@ class ChainStep(StepConfig):
             value = getattr(self, key)
             if value is not None and "${" not in value and not _ADDRESS.fullmatch(value):
                 raise at((key,), "is no address; it has 40 hexadecimal digits after 0x")
-        if "${" not in self.rpc_url:
-            try:
-                urls.normalize(self.rpc_url)
-            except ValueError as exc:
-                raise at(("rpc_url",), str(exc)) from None
+        if (self.chain is None) == (self.chain_id is None):
+            raise ValueError("give one of chain and chain_id")
+        if self.chain_id is not None and not self.rpc_urls:
+            raise at(("rpc_urls",), "are needed beside a chain_id")
+        for index, url in enumerate(self.rpc_urls):
+            if "${" not in url:
+                try:
+                    urls.normalize(url)
+                except ValueError as exc:
+                    raise at(("rpc_urls", index), str(exc)) from None
         return self
 
     def templates(self) -> Iterable[tuple[str, Any]]:
-        yield "rpc_url", self.rpc_url
+        yield from self.from_secrets()
         yield "to", self.to
         yield "args", self.args
         for key in ("data", "sender"):
@@ -134,7 +151,8 @@ class ChainStep(StepConfig):
                 yield key, value
 
     def from_secrets(self) -> Iterable[tuple[str, str]]:
-        yield "rpc_url", self.rpc_url
+        for index, url in enumerate(self.rpc_urls):
+            yield f"rpc_urls.{index}", url
 
     def sets(self) -> Mapping[str, bool]:
         return dict.fromkeys(self.extract, True)
@@ -170,79 +188,47 @@ def _blame(step: ChainStep, flow: Flow) -> Reason:
 async def run_step(
     equipment: Equipment, step: ChainStep, flow: Flow, timeout_s: float
 ) -> StepResult:
-    """Ask the chain's id where that is wanted and make the call, in one batch."""
+    """One call, which may share its request with other checks of the chain."""
     block = step.block if isinstance(step.block, str) else hex(step.block)
-    calls: list[tuple[str, list[Any]]] = [("eth_call", [step.call(flow), block])]
-    if step.chain_id is not None:
-        calls.append(("eth_chainId", []))
-    url = variables.substitute(step.rpc_url, flow.values)
-    flow.redactor.add(url)
-    begun = asyncio.get_running_loop().time()
-    answers = await _asked(equipment, url, calls, timeout_s)
-    took_ms = (asyncio.get_running_loop().time() - begun) * 1000
-    if isinstance(answers, Outcome):
-        return StepResult(outcome=answers)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, _judged, step, answers, took_ms, equipment.explain)
-
-
-async def _asked(
-    equipment: Equipment, url: str, calls: list[tuple[str, list[Any]]], timeout_s: float
-) -> list[dict[str, Any]] | Outcome:
-    """The answers to a batch in its order, or why there are none."""
-    batch = [
-        {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        for number, (method, params) in enumerate(calls)
-    ]
-    try:
-        config = HttpConfig(
-            url=url,
-            method="POST",
-            headers={"Content-Type": "application/json"},
-            body=orjson.dumps(batch).decode(),
-            max_body_bytes=_ANSWER_BYTES,
-        )
-    except ValidationError:
-        raise StepFault(Reason.PROBER_CONFIG, "rpc_url is no URL") from None
-    request = replace(config.request, keep_body_bytes=config.max_body_bytes)
-    found = await equipment.transport.exchange(request, timeout_s)
-    if isinstance(found, TransportError):
-        if found.reason is Reason.FORBIDDEN_ADDRESS or found.reason.value.startswith("prober_"):
-            return failed(found.reason, f"the RPC: {found.message}", found.total_ms)
-        return _no_answer(found.message, found.total_ms)
-    if found.truncated:
-        return _no_answer(f"answered more than {_ANSWER_BYTES} bytes", found.total_ms)
-    try:
-        document = parse_json(found.body)
-    except ValueError as exc:
-        return _no_answer(f"status {found.status}, its answer {exc}", found.total_ms)
-    return _in_order(document, len(calls)) or _no_answer(
-        f"status {found.status}, no answer to each of its calls", found.total_ms
+    call = rpc.Call.of("eth_call", step.call(flow), block)
+    chain_id, rpc_urls = _where(equipment, step, flow)
+    begun = time.monotonic()
+    (answer,) = await equipment.own(rpc.Reader, rpc.Reader).ask(
+        chain_id, rpc_urls, [call], timeout_s
     )
+    took_ms = (time.monotonic() - begun) * 1000
+    if isinstance(answer, rpc.RpcFault):
+        return StepResult(outcome=failed(answer.reason, answer.message, took_ms))
+    if isinstance(answer, rpc.Refused):
+        told = f"the call was reverted: {answer.message}"
+        return StepResult(outcome=failed(Reason.BODY, told, took_ms))
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _judged, step, answer, took_ms, equipment.explain)
 
 
-def _in_order(document: Any, count: int) -> list[dict[str, Any]] | None:
-    answers = {
-        each.get("id"): each
-        for each in (document if isinstance(document, list) else [document])
-        if isinstance(each, dict) and isinstance(each.get("id"), int)
-    }
-    if any(number not in answers for number in range(count)):
-        return None
-    return [answers[number] for number in range(count)]
+def _where(equipment: Equipment, step: ChainStep, flow: Flow) -> tuple[int, tuple[str, ...]]:
+    """The chain's id and its RPCs. Raises StepFault."""
+    chain_id = step.chain_id
+    rpc_urls: tuple[str, ...] = ()
+    if step.chain is not None:
+        configured = equipment.settings.chains.get_secret_value()
+        chain = chains.registry(configured).get(step.chain)
+        if chain is None:
+            raise StepFault(Reason.PROBER_CONFIG, f"chain: no chain has the name {step.chain}")
+        chain_id, rpc_urls = chain.chain_id, chain.rpc_urls
+    if step.rpc_urls:
+        given = [variables.substitute(url, flow.values) for url in step.rpc_urls]
+        for url in given:
+            flow.redactor.add(url)
+        try:
+            rpc_urls = chains.checked_urls(given)
+        except ValueError as exc:
+            raise StepFault(Reason.PROBER_CONFIG, str(exc)) from None
+    assert chain_id is not None  # noqa: S101 - the model's rule
+    return chain_id, rpc_urls
 
 
-def _no_answer(message: str, took_ms: float | None) -> Outcome:
-    return failed(Reason.PROBER_NETWORK, f"the RPC: {message}", took_ms)
-
-
-def _judged(
-    step: ChainStep, answers: list[dict[str, Any]], took_ms: float, explain: bool
-) -> StepResult:
-    fault = _fault_of(step, answers)
-    if fault is not None:
-        return StepResult(outcome=failed(*fault, took_ms))
-    raw = answers[0]["result"]
+def _judged(step: ChainStep, raw: str, took_ms: float, explain: bool) -> StepResult:
     document: dict[str, Any] = {"raw": raw, "value": raw, "values": []}
     try:
         data = abi.hex_bytes(raw)
@@ -270,22 +256,3 @@ def _judged(
         return StepResult(outcome=outcome)
     outcome = Outcome(status=CheckStatus.SUCCESS, latency_ms=took_ms, findings=findings)
     return StepResult(outcome=outcome, values=extracted)
-
-
-def _fault_of(step: ChainStep, answers: list[dict[str, Any]]) -> tuple[Reason, str] | None:
-    """Why the answers cannot be read as results."""
-    if step.chain_id is not None:
-        chain = answers[1].get("result")
-        if not isinstance(chain, str) or not re.fullmatch(r"0x[0-9a-fA-F]{1,16}", chain):
-            return Reason.PROBER_NETWORK, "the RPC: no answer to eth_chainId"
-        if int(chain, 16) != step.chain_id:
-            return Reason.PROBER_CONFIG, f"the RPC is of chain {int(chain, 16)}"
-    error = answers[0].get("error")
-    if isinstance(error, dict):
-        text = " ".join(str(error.get("message", ""))[:500].split())[:200]
-        if error.get("code") == _REVERT_CODE or _REVERTED.search(text):
-            return Reason.BODY, f"the call was reverted: {text}"
-        return Reason.PROBER_NETWORK, f"the RPC: {text or 'an error without a message'}"
-    if not isinstance(answers[0].get("result"), str):
-        return Reason.PROBER_NETWORK, "the RPC: neither result nor error"
-    return None

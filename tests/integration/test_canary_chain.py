@@ -1,19 +1,21 @@
 """Canaries that call a contract, over a JSON-RPC node of the test's own."""
 
+import json
 from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 from eth_utils.abi import function_signature_to_4byte_selector
 
+from lighthouse import settings
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
-from lighthouse.settings import load
+from tests.support import evm
 from tests.support import shop as shops
 from tests.support.raw_target import answering, raw_target
 from tests.support.rpc_double import RpcError, node
 
-LOOPBACK = load({}, egress_allow="127.0.0.1/32")
+LOOPBACK = settings.load({}, egress_allow="127.0.0.1/32")
 TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 OWNER = "0x" + "ab" * 20
 
@@ -60,7 +62,9 @@ async def probed(url: str, *steps: dict[str, Any], **keys: Any) -> Outcome:
         MonitorType.CANARY,
         {
             "steps": [
-                {**step, "rpc_url": "${RPC}"} if step["action"] == "chain" else step
+                {"chain": "base_sepolia", **step, "rpc_urls": ["${RPC}"]}
+                if step["action"] == "chain"
+                else step
                 for step in steps
             ],
             "secrets": {"RPC": url},
@@ -87,7 +91,7 @@ async def test_a_balance_is_read_compared_and_passed_on() -> None:
         )
         assert (found.status, found.message) == (SUCCESS, None)
         assert shop.asked[0][3] == '{"held":1000000000000000000000000}'
-        assert rpc.asked[0][1][1] == "latest"
+        assert dict(rpc.asked)["eth_call"][1] == "latest"
         low = await probed(rpc.url, {**BALANCE, "expect": {"$.value": {"<": 10**24}}})
         assert (low.status, low.reason) == (FAILURE, Reason.BODY)
         assert low.message == (
@@ -139,7 +143,7 @@ async def test_ready_data_a_sender_and_a_block_are_sent_as_they_are() -> None:
             {**step, "sender": OWNER, "block": 255, "expect": {"$.raw": {"matches": "abab$"}}},
         )
         assert (found.status, found.message) == (SUCCESS, None)
-        assert rpc.asked[0][1] == [
+        assert dict(rpc.asked)["eth_call"] == [
             {"to": TOKEN, "from": OWNER, "data": selector("whoami()")},
             "0xff",
         ]
@@ -158,18 +162,18 @@ async def test_arguments_of_all_kinds_are_encoded() -> None:
         expected = encode(
             ["uint8", "(bytes32,string[])", "bool"], [7, (b"\x01" * 32, ["a", "b"]), True]
         )
-        assert rpc.asked[0][1][0]["data"][10:] == expected.hex()
+        assert dict(rpc.asked)["eth_call"][0]["data"][10:] == expected.hex()
 
 
 @pytest.mark.parametrize(
     ("keys", "status", "reason", "message"),
     [
         ({"function": "fail()"}, FAILURE, Reason.BODY, "the call was reverted: execution reverted"),
-        ({"function": "gone()"}, ERROR, None, "the RPC: header not found"),
+        ({"function": "gone()"}, ERROR, Reason.PROBER_RPC, "the RPC answered an error: header not"),
         ({"function": "set(uint8,(bytes32,string[]),bool) returns (uint8)",
           "args": [1, ["0x" + "01" * 32, []], True]}, FAILURE, Reason.BODY, "no contract there"),
         ({"function": "info() returns (bool)"}, FAILURE, Reason.BODY, "no such function"),
-        ({"chain_id": 1}, ERROR, Reason.PROBER_CONFIG, "the RPC is of chain 84532"),
+        ({"chain": "base"}, ERROR, Reason.PROBER_CHAIN, "the RPC is of chain 84532, not 8453"),
         ({"args": ["${WORD}"]}, ERROR, Reason.PROBER_CONFIG, "args: an address has 40"),
         ({"to": "${WORD}"}, ERROR, Reason.PROBER_CONFIG, "to: is no address"),
         ({"extract": {"X": "$.values[7]"}}, FAILURE, Reason.BODY, "X at $.values[7]: nothing"),
@@ -188,11 +192,61 @@ async def test_what_goes_wrong_is_blamed_on_whose_fault_it_is(
     assert found.message.startswith(f"step balance: {message}")
 
 
-@pytest.mark.option("ChainStep.chain_id")
-async def test_the_chains_id_is_asked_where_it_is_wanted() -> None:
+@pytest.mark.option("ChainStep.chain_id", "ChainStep.rpc_urls")
+async def test_a_chain_without_a_name_is_known_by_its_id() -> None:
     async with node(chain) as rpc:
-        assert (await probed(rpc.url, {**BALANCE, "chain_id": 84532})).status is SUCCESS
-        assert [method for method, _ in rpc.asked] == ["eth_call", "eth_chainId"]
+        unnamed = {**BALANCE, "chain": None}
+        found = await probed(rpc.url, {**unnamed, "chain_id": 84532})
+        assert (found.status, found.message) == (SUCCESS, None)
+        other = await probed(rpc.url, {**unnamed, "chain_id": 5})
+        assert (other.status, other.reason) == (ERROR, Reason.PROBER_CHAIN)
+
+
+@pytest.mark.option("ChainStep.chain")
+async def test_the_rpcs_of_a_chain_are_the_operators_unless_a_step_names_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with node(chain) as rpc:
+        configured = json.dumps(
+            {
+                "mine": {
+                    "chain_id": 84532,
+                    "symbol": "ETH",
+                    "rpc_urls": ["http://127.0.0.1:1/", rpc.url],
+                }
+            }
+        )
+        known = settings.load({}, egress_allow="127.0.0.1/32", chains=configured)
+        monkeypatch.setattr(settings, "current", lambda: known)
+        step = {**BALANCE, "chain": "mine", "expect": {"$.value": 10**24}}
+        config = parse_config(MonitorType.CANARY, {"steps": [step], "retries": 0})
+        found = await check_once(MonitorType.CANARY, config, known)
+        assert (found.status, found.message) == (SUCCESS, None)
+
+
+@pytest.mark.parametrize("kind", evm.kinds())
+async def test_a_real_chain_is_called(kind: str) -> None:
+    async with evm.running(kind) as running:
+        token = await running.deploy(supply=5 * 10**20, decimals=6)
+        step = {**BALANCE, "chain": "base", "to": token, "args": [running.owner]}
+        found = await probed(
+            running.url,
+            {**step, "expect": {"$.value": 5 * 10**20}},
+            {
+                **step,
+                "name": "decimals",
+                "function": "decimals() returns (uint8)",
+                "args": [],
+                "expect": {"$.value": 6},
+            },
+        )
+        assert (found.status, found.message) == (SUCCESS, None)
+        refused = await probed(running.url, {**step, "function": "mint(address)"})
+        assert (refused.status, refused.reason) == (FAILURE, Reason.BODY)
+        assert refused.message is not None
+        assert "reverted" in refused.message
+        nobody = await probed(running.url, {**step, "to": "0x" + "99" * 20})
+        assert (nobody.status, nobody.message) == (FAILURE, "step balance: no contract there")
 
 
 @pytest.mark.parametrize(
@@ -218,15 +272,18 @@ async def test_an_rpc_that_answers_nonsense_is_an_error_and_says_nothing_of_the_
         found = await probed(rpc.url, BALANCE)
     assert found.status is ERROR
     assert found.message is not None
-    assert found.message.startswith("step balance: the RPC: ")
+    assert found.message.startswith("step balance: the RPC ")
     assert "\n" not in found.message
 
 
 @pytest.mark.parametrize(
-    "result", ["0x" + "ff" * 8192, "0x" + "00" * 31 + "20" + "ff" * 9000, "0xzz", "0x123", "0x12"]
+    "result", ["0x" + "ff" * 2048, "0x" + "00" * 31 + "20" + "ff" * 2000, "0xzz", "0x123", "0x12"]
 )
 async def test_a_hostile_result_is_a_failure_of_the_call(result: str) -> None:
-    async with node(lambda *_: result) as rpc:
+    def hostile(method: str, params: list[Any]) -> Any:
+        return chain(method, params) if method == "eth_chainId" else result
+
+    async with node(hostile) as rpc:
         found = await probed(
             rpc.url, {**BALANCE, "function": "f(address) returns (string[], uint256[2][])"}
         )
@@ -239,15 +296,23 @@ async def test_the_rpcs_url_is_in_no_text_and_its_address_is_guarded() -> None:
         found = await probed(url, BALANCE)
     assert found.status is ERROR
     assert "k3y" not in str(found.message)
-    forbidden = await probed("http://127.0.0.2:8545/", BALANCE)
-    assert (forbidden.status, forbidden.reason) == (FAILURE, Reason.FORBIDDEN_ADDRESS)
+    async with node(chain) as rpc:  # on the same port of another address
+        forbidden = await probed(rpc.url.replace("127.0.0.1", "127.0.0.2"), BALANCE)
+        assert forbidden.status is ERROR
+        assert "loopback" in str(forbidden.message)
+        assert rpc.asked == []
     closed = await probed("http://127.0.0.1:1/", BALANCE)
     assert closed.status is ERROR
 
 
 async def test_the_findings_of_a_call_are_told_where_somebody_looks() -> None:
     async with node(chain) as rpc:
-        step = {**BALANCE, "rpc_url": rpc.url, "expect": {"$.value": {">": 5}}}
+        step = {
+            **BALANCE,
+            "chain_id": 84532,
+            "rpc_urls": [rpc.url],
+            "expect": {"$.value": {">": 5}},
+        }
         config = parse_config(MonitorType.CANARY, {"steps": [step]})
         found = await check_once(MonitorType.CANARY, config, LOOPBACK)
     assert [(each.name, each.ok) for each in found.steps[0].findings] == [("body $.value", True)]

@@ -29,6 +29,14 @@ SIGN: dict[str, Any] = {
     },
     "extract": {"SIGNATURE": "$.signature"},
 }
+CALL: dict[str, Any] = {
+    "name": "call",
+    "action": "chain",
+    "chain": "base",
+    "to": "0x" + "ab" * 20,
+    "function": "balanceOf(address)(uint256)",
+    "args": ["0x" + "ab" * 20],
+}
 KEY = "0x" + "11" * 32
 
 
@@ -99,6 +107,20 @@ def changed(step: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ([changed(SIGN, "typed_data.primaryType", "Py")], "steps.0.typed_data: primaryType names"),
         ([changed(SIGN, "typed_data.domain", {"x": 1})], "steps.0.typed_data.domain: knows only"),
         ([changed(SIGN, "typed_data.message.value", "${X}")], "steps.0.typed_data.message: uses"),
+        ([changed(CALL, "chain", "nowhere")], "steps.0.chain: is no known chain"),
+        ([{**CALL, "chain_id": 1}], "steps.0: give one of chain and chain_id"),
+        ([{**CALL, "chain": None}], "steps.0: give one of chain and chain_id"),
+        ([{**CALL, "chain": None, "chain_id": 5}], "steps.0.rpc_urls: are needed"),
+        ([{**CALL, "rpc_urls": ["ftp://a"]}], "steps.0.rpc_urls.0: must start with http"),
+        ([{**CALL, "rpc_urls": ["${NOW}"]}], "steps.0.rpc_urls.0: may hold variables of"),
+        ([{**CALL, "to": "0x12"}], "steps.0.to: is no address"),
+        ([{**CALL, "sender": "me"}], "steps.0.sender: is no address"),
+        ([{**CALL, "function": "f(foo)"}], "steps.0.function: has a type that is none: foo"),
+        ([{**CALL, "args": []}], "steps.0.args: are not as many"),
+        ([{**CALL, "data": "0x"}], "steps.0: give one of function and data"),
+        ([{**CALL, "function": None, "data": "0x"}], "steps.0.args: go with a function"),
+        ([{**CALL, "block": -1}], "steps.0.block: is no block"),
+        ([{**CALL, "expect": {"$[": 1}}], "steps.0.expect: "),
         ([changed(SIGN, "require", {"$[": 1})], "steps.0.require: "),
         ([changed(SIGN, "extract", {"A": "$["})], "steps.0.extract: "),
     ],
