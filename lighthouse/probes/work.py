@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-#: Steps of one evaluation, each about 2 µs of Python: a fifth of a second on a slow core, and many
+#: Steps of one evaluation, each 2 to 3 µs of Python: about a quarter of a second, and many
 #: times what an honest answer of a mebibyte needs.
 MOST_STEPS = 100_000
 

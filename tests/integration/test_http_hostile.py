@@ -166,3 +166,58 @@ async def test_large_bodies_share_a_memory_budget_and_small_ones_never_feel_it(
     large = answering(200, b"x" * size)  # what they held was given back
     found = await probed(prober, large, body_validation={"contains": "x"})
     assert found.status is CheckStatus.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[" * 500_000, "the body holds more than 100000 JSON values"),
+        (b"[" + b"0," * 400_000 + b"0]", "the body holds more than 100000 JSON values"),
+        (b"[" * 5000 + b"]" * 5000, "the body is nested more than 64 levels deep"),
+        (b'{"a":' * 90 + b"1" + b"}" * 90, "the body is nested more than 64 levels deep"),
+        (b"9" * 900_000, "the body is not JSON"),
+        (b'"' * 900_000, "the body is not JSON"),
+        (b'{"a": "\\ud800"}', "the body is not JSON"),
+        (b"\xff\xfe\x00[", "the body is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [{"json_path": {"$..a": 1}}, {"json_schema": {"type": "null"}}])
+async def test_a_document_that_means_harm_is_a_failure_of_its_body(
+    prober: Prober, body: bytes, message: str, wanted: dict[str, Any]
+) -> None:
+    found = await probed(prober, answering(200, body), body_validation=wanted, timeout=5)
+    assert (found.status, found.reason) == (CheckStatus.FAILURE, Reason.BODY)
+    assert found.message is not None
+    assert found.message.startswith(message)
+
+
+async def test_work_without_end_is_stopped_and_leaves_other_checks_alone(prober: Prober) -> None:
+    document = b"[" + b",".join(b'{"a":%d,"b":{"c":[%d]}}' % (n, n) for n in range(9000)) + b"]"
+    bomb = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+    wanted: list[dict[str, Any]] = [
+        {"json_path": {"$..[?$..[?@..x]]": 1}},
+        {"json_schema": {"$ref": "#/$defs/a0", "$defs": {**bomb, "a40": False}}},
+    ]
+    async with raw_target(answering(200, document)) as hostile, raw_target(answering()) as plain:
+
+        def check(url: str, **keys: Any) -> Any:
+            config = parse_config(
+                MonitorType.HTTP, {"url": url, "retries": 0, "timeout": 20, **keys}
+            )
+            return prober.probe(MonitorType.HTTP, config, 60)
+
+        slow = [
+            asyncio.ensure_future(check(hostile.url(), body_validation=wanted[n % 2]))
+            for n in range(3)
+        ]
+        quick = []
+        while not all(each.done() for each in slow):
+            quick.append(await check(plain.url()))
+            await asyncio.sleep(0.01)
+        for each in slow:
+            assert each.result().reason is Reason.BODY
+            assert "needs too much work on this document" in each.result().message
+    assert len(quick) > 5
+    assert all(each.status is CheckStatus.SUCCESS for each in quick)
+    latencies = sorted(each.latency_ms for each in quick)
+    assert latencies[len(latencies) // 2] < 100  # unbounded, none would ever come back
