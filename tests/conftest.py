@@ -8,6 +8,7 @@ that is needed and missing fails the test, it never skips.
 import os
 import secrets
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
@@ -66,6 +67,12 @@ def _localhost(monkeypatch: pytest.MonkeyPatch) -> None:
         return real("127.0.0.1" if host in ("localhost", b"localhost") else host, *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+@pytest.fixture(autouse=True)
+def _recursion() -> None:
+    """As in a worker: libraries that tests import raise the limit, and C's stack ends first."""
+    sys.setrecursionlimit(1000)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,7 @@ target would otherwise ask for a signature over all that the key owns.
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -158,11 +159,17 @@ async def run_step(_: Equipment, step: SignStep, flow: Flow, _timeout_s: float) 
 
 
 def _signed(step: SignStep, flow: Flow) -> dict[str, Any] | Missing:
-    # Imported where it is needed: most workers sign nothing, and it takes most of a second.
-    from eth_abi.exceptions import EncodingError
-    from eth_account import Account
-    from eth_account.messages import encode_typed_data
-    from eth_utils.exceptions import ValidationError
+    # Imported where it is needed: most workers sign nothing, and it takes most of a second. One of
+    # them raises the limit of recursion a hundredfold; a stranger's deep JSON would then end the
+    # process instead of one evaluation.
+    limit = sys.getrecursionlimit()
+    try:
+        from eth_abi.exceptions import EncodingError
+        from eth_account import Account
+        from eth_account.messages import encode_typed_data
+        from eth_utils.exceptions import ValidationError
+    finally:
+        sys.setrecursionlimit(limit)
 
     try:
         key = variables.substitute(step.key, flow.values)

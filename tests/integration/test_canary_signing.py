@@ -1,5 +1,7 @@
 """A canary that pays: EIP-712 signatures over a 402 answer's terms, recovered to their signer."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -186,3 +188,23 @@ async def test_a_path_that_finds_nothing_in_a_signature_is_told(shop: Shop) -> N
     steps[1]["extract"]["W"] = "$.w"
     found = await probed(*steps)
     assert found.message == "step sign: W at $.w: nothing found"
+
+
+def test_signing_leaves_the_limit_of_recursion_as_it_was() -> None:
+    """In a process of its own: here the libraries have been imported."""
+    program = """
+import asyncio, sys
+from lighthouse.model import MonitorType
+from lighthouse.probes import check_once, parse_config
+from lighthouse.settings import load
+typed = {"types": {"T": [{"name": "n", "type": "uint256"}]}, "primaryType": "T",
+         "domain": {"name": "x"}, "message": {"n": 1}}
+step = {"name": "s", "action": "sign", "key": "0x" + "11" * 32, "typed_data": typed}
+config = parse_config(MonitorType.CANARY, {"steps": [step], "retries": 0})
+found = asyncio.run(check_once(MonitorType.CANARY, config, load({})))
+print(found.status, sys.getrecursionlimit(), "eth_account" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["success", "1000", "True"]
