@@ -1,6 +1,8 @@
 """What a canary may be told, and that each refusal names the field."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,3 +224,12 @@ def test_a_flow_begins_with_its_secrets_and_what_every_flow_has() -> None:
         ("https", "cdn.example", 443),
     }
     assert isinstance(first.redactor, Redactor)
+
+
+def test_the_readmes_example_is_a_canary() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.partition("### Monitor `canary`")[2].partition("\n### ")[0]
+    example = json.loads(section.partition("```json\n")[2].partition("```")[0])
+    config = parse_config(MonitorType.CANARY, example)
+    assert isinstance(config, CanaryConfig)
+    assert [step.name for step in config.steps] == ["log in", "order", "cancel"]
