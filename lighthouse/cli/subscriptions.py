@@ -23,6 +23,7 @@ from lighthouse.model import MonitorType, SubscriptionStatus, Tier
 
 if TYPE_CHECKING:
     from lighthouse.model import Channel, Subscription
+    from lighthouse.sealing import Keyring
     from lighthouse.store.history import Overview
     from lighthouse.store.pool import Pool
 
@@ -145,7 +146,8 @@ def list_(wallet: str | None, status: str | None, as_json: bool) -> None:
 
     found, states = run(read)
     if as_json:
-        print_json([_fields(each) for each in found])
+        keys = keyring()
+        print_json([_fields(each, keys) for each in found])
         return
     now = datetime.now(UTC)
     print_table(
@@ -219,7 +221,7 @@ def show(id: UUID, as_json: bool) -> None:  # noqa: A002 - the argument's name i
 
 def _shown(found: "Subscription", state: "Overview", channels: "list[Channel]") -> dict[str, Any]:
     return {
-        **_fields(found),
+        **_fields(found, keyring()),
         "verdict": state.verdict,
         "since": state.since,
         "last_time": state.last_time,
@@ -239,13 +241,13 @@ def _shown(found: "Subscription", state: "Overview", channels: "list[Channel]") 
     }
 
 
-def _fields(found: "Subscription") -> dict[str, Any]:
+def _fields(found: "Subscription", keys: "Keyring") -> dict[str, Any]:
     """Its fields, with stars for secrets."""
     from dataclasses import asdict
 
     from lighthouse import probes
 
-    config = probes.shown_config(found.target_type, found.target_config, keyring())
+    config = probes.shown_config(found.target_type, found.target_config, keys)
     return {**asdict(found), "target_config": config}
 
 

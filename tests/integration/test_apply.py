@@ -300,3 +300,27 @@ def test_thousands_of_entries_are_applied_and_found_unchanged(
         migrated_url,
         "SELECT count(*) FROM schedule_epochs WHERE end_slot IS NULL AND interval_ms = 120000",
     ) == [(2000,)]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_on_a_terminal_it_asks(
+    lighthouse: Command,
+    migrated_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bool,
+) -> None:
+    asked: list[str] = []
+
+    def confirm(question: str, **_: Any) -> bool:
+        asked.append(question)
+        return answer
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.confirm", confirm)
+    file = tmp_path / "fleet.yaml"
+    file.write_text(f"wallets:\n  {WALLET}:\n{WEB}")
+    assert lighthouse("subscriptions", "apply", file)[0] == 0
+    assert asked == ["Apply this plan?"]
+    assert len(query(migrated_url, LIVE)) == (1 if answer else 0)

@@ -19,7 +19,7 @@ from lighthouse.channels import Sender
 from lighthouse.fleet.delivery import Courier
 from lighthouse.model import AlertType, ChannelType, CheckStatus, MonitorType, Severity, to_slot
 from lighthouse.settings import load
-from lighthouse.store import creation, outbox
+from lighthouse.store import creation, outbox, sealed
 from lighthouse.store.alert_channels import add_channel
 from lighthouse.store.pool import Pool
 from tests.conftest import SECRET_KEY, Command
@@ -160,6 +160,31 @@ def test_a_rotation_seals_every_row_anew_and_may_be_repeated(
     assert stored(migrated_url)[2] == rotated
 
 
+def test_a_rotation_takes_many_rows_in_small_transactions(
+    lighthouse: Command, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(lighthouse)
+    with psycopg.connect(migrated_url) as connection:
+        connection.execute(
+            "INSERT INTO subscriptions (user_id, name, target_type, target_config)"
+            " SELECT user_id, 'n' || n, target_type, target_config"
+            " FROM subscriptions, generate_series(1, 24) AS n"
+        )
+    monkeypatch.setattr(sealed, "ROWS_AT_ONCE", 10)
+    newer = lighthouse("secrets", "new-key")[1].strip()
+    monkeypatch.setenv("LIGHTHOUSE_SECRET_KEYS", f"{newer},{SECRET_KEY}")
+    assert lighthouse("secrets", "rotate")[2].startswith("subscriptions: 25 of 25 sealed anew\n")
+    with psycopg.connect(migrated_url) as connection:
+        query = "SELECT count(DISTINCT xmin::text), count(*) FROM subscriptions"
+        assert connection.execute(query).fetchone() == (3, 25)
+    monkeypatch.setenv("LIGHTHOUSE_SECRET_KEYS", newer)
+    assert json.loads(lighthouse("secrets", "status", "--json")[1])["subscriptions"] == {
+        "rows": 25,
+        "changed": 0,
+        "unread": 0,
+    }
+
+
 def test_rows_stored_in_clear_before_are_sealed_by_a_rotation(
     lighthouse: Command, migrated_url: str
 ) -> None:
@@ -286,13 +311,13 @@ def test_a_fleet_at_work_keeps_every_secret_to_its_engine(
         header = {"headers": {"Authorization": "Bearer s3cr3t"}}
         posts = {"method": "POST", "body": {"password": "s3cr3t"}}
         for config in ({"url": f"{base}/down", **header}, {"url": f"{base}/posted", **posts}):
-            sealed = configs.seal(probes.parse_config(MonitorType.HTTP, config), keys)
+            stored_ = configs.seal(probes.parse_config(MonitorType.HTTP, config), keys)
             hook = {"url": f"{base}/hook/s3cr3t", "secret": "s3cr3t"}
             fleet.subscribe(
                 1,
                 path=config["url"],
                 webhook=configs.seal(channels.parse_config(ChannelType.WEBHOOK, hook), keys),
-                **sealed,
+                **stored_,
             )
         unopened = sealing.Keyring([SecretStr(sealing.new_key())])
         lost = configs.seal(

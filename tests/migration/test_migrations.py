@@ -416,3 +416,20 @@ def test_a_timescaledb_that_is_not_loaded_is_not_used(database_url: str) -> None
     assert found is Edition.PLAIN
     assert why is not None
     assert "shared_preload_libraries" in why
+
+
+def test_a_downgrade_gives_each_ended_subscription_a_name_of_its_own(migrated_url: str) -> None:
+    rows(
+        migrated_url,
+        "WITH u AS (INSERT INTO users (wallet_address) VALUES ('0x' || repeat('ab', 20))"
+        " RETURNING id)"
+        " INSERT INTO subscriptions (user_id, name, target_type, target_config, status)"
+        " SELECT u.id, 'API', 'http', '{}', s::subscription_status FROM u,"
+        " unnest('{cancelled,expired,active}'::text[]) AS s RETURNING 1",
+    )
+    migrate.downgrade(migrated_url, "0002")
+    found = dict(rows(migrated_url, "SELECT status::text, name FROM subscriptions"))
+    assert found.pop("active") == "API"
+    assert all(name.startswith("API ") for name in found.values())
+    assert len(set(found.values())) == 2
+    migrate.upgrade(migrated_url)

@@ -58,7 +58,7 @@ def test_each_service_gets_every_setting_and_no_unknown_one(path: str) -> None:
 def test_what_must_be_chosen_stops_the_start_when_it_is_missing(path: str) -> None:
     for name, default in re.findall(r"\$\{(\w+)(.*?)\}", text(path)):
         assert default.startswith((":-", ":?")), name
-        if re.search("PASSWORD|URL", name):
+        if re.search("PASSWORD|URL|SECRET_KEYS", name):
             assert default.startswith(":?"), name
 
 
