@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from lighthouse.errors import LocalError
-from lighthouse.local import shop
+from lighthouse.local import interfaces, shop
 from lighthouse.model import MonitorType
 
 HOST = "127.0.0.1"
@@ -56,8 +56,9 @@ class Targets:
     def subscriptions(self) -> Mapping[str, tuple[MonitorType, dict[str, Any]]]:
         """Monitors of this service, type and configuration, by the subscription's name."""
         http = {name: (MonitorType.HTTP, config) for name, config in self._http().items()}
-        shop_url = f"http://{HOST}:{self.http_port}"
-        return {**http, "shopping": (MonitorType.CANARY, shop.canary(shop_url))}
+        plain, secure = f"http://{HOST}:{self.http_port}", f"https://{HOST}:{self.https_port}"
+        shopping = {"shopping": (MonitorType.CANARY, shop.canary(plain))}
+        return {**http, **shopping, **interfaces.monitors(plain, secure)}
 
     def _http(self) -> Mapping[str, dict[str, Any]]:
         plain, secure = f"http://{HOST}:{self.http_port}", f"https://{HOST}:{self.https_port}"
@@ -145,4 +146,5 @@ def _application(inbox: deque[Received]) -> web.Application:
     application.router.add_get("/hanging", hanging)
     application.router.add_post("/inbox", receive)
     shop.add_routes(application)
+    interfaces.add_routes(application)
     return application

@@ -125,6 +125,8 @@ def test_the_demo_judges_its_targets_within_30_s_and_ctrl_c_leaves_no_process(
     assert found["failing"] == found["too slow"] == {"failure"}
     assert found["hanging"] == {"timeout"}
     assert found["shopping"] == {"success"}
+    assert found["feed, WebSocket"] == found["catalogue, GraphQL"] == {"success"}
+    assert found["errors, GraphQL"] == {"failure"}
     demo.wait_for("an alert in the inbox", lambda: "failing is down" in demo.out.read_text())
 
     everything = demo.processes()
