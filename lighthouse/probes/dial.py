@@ -88,8 +88,11 @@ async def dial(
     begun = time.monotonic()
     try:
         sock, seen = await _connected(equipment, place, addresses, deadline, timeout_s)
-    finally:
-        phases.took_ms["tcp"] = (time.monotonic() - begun) * 1000
+    except DialError as exc:
+        if exc.reason is not Reason.FORBIDDEN_ADDRESS:  # which nothing was sent to
+            phases.took_ms["tcp"] = (time.monotonic() - begun) * 1000
+        raise
+    phases.took_ms["tcp"] = (time.monotonic() - begun) * 1000
     if not place.tls:
         _, made = await asyncio.get_running_loop().create_connection(protocol, sock=sock)
         return made
@@ -212,7 +215,7 @@ async def _refused_expiry(
     Python's ssl lets go of a certificate that it refuses. Nothing is sent here.
     """
     found: datetime | None = None
-    with suppress(OSError):
+    with suppress(OSError, DialError):
         sock, _ = await _connected(
             equipment, place, (address,), time.monotonic() + timeout_s, timeout_s
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from lighthouse import urls
-from lighthouse.configs import Secret, validated
+from lighthouse.configs import SECRET_JSON, Secret, validated
 from lighthouse.errors import ConfigError
 from lighthouse.probes import matching
 from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_json
@@ -89,7 +89,7 @@ class WebsocketConfig(MonitorConfig):
         description="The Origin header, for servers that look at it.",
     )
     ping: bool = Field(default=False, description="Send a ping, which must be answered.")
-    send: Secret | dict[str, Any] | list[Any] | None = Field(
+    send: Annotated[str | dict[str, Any] | list[Any] | None, SECRET_JSON] = Field(
         default=None, description="A message to send: text, or a JSON value."
     )
     expect: MessageExpectation | None = Field(

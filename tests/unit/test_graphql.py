@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from lighthouse import configs
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import graphql, http, parse_config
 from lighthouse.probes.graphql import GraphqlConfig, shape_fault
 from lighthouse.probes.transport import HttpResponse
+from lighthouse.sealing import Keyring
 
 
 def parsed(**keys: Any) -> GraphqlConfig:
@@ -91,6 +94,14 @@ def test_the_operation_is_the_query_of_a_get() -> None:
     )
     assert config.request.body is None
     assert config.target() == "https://example.com/g?…"
+
+
+def test_what_may_be_secret_is_sealed_and_opened() -> None:
+    keys = Keyring((SecretStr("bGlnaHRob3VzZS10ZXN0cy0wMDAwMDAwMDAwMDAwMDA="),))
+    config = parsed(variables={"password": "s3cr3t"}, headers={"Authorization": "s3cr3t"})
+    sealed = configs.seal(config, keys)
+    assert "s3cr3t" not in str(sealed)
+    assert parse_config(MonitorType.GRAPHQL, sealed, keys) == config
 
 
 @pytest.mark.parametrize(

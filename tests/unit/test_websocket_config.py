@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from lighthouse import configs
 from lighthouse.errors import ConfigError
 from lighthouse.model import MonitorType
 from lighthouse.probes import parse_config
 from lighthouse.probes.websocket_config import MessageExpectation, WebsocketConfig
+from lighthouse.sealing import Keyring
 
 
 def parsed(**keys: Any) -> WebsocketConfig:
@@ -70,6 +73,15 @@ def test_what_is_sent_is_text_or_json() -> None:
     assert parsed(send="ping ü").message == "ping ü"
     assert parsed(send={"id": 1, "params": ["ü"]}).message == '{"id":1,"params":["ü"]}'
     assert parsed(send=[]).message == "[]"
+
+
+@pytest.mark.parametrize("send", ["s3cr3t", {"token": "s3cr3t"}, ["s3cr3t"]])
+def test_what_may_be_secret_is_sealed_and_opened(send: Any) -> None:
+    keys = Keyring((SecretStr("bGlnaHRob3VzZS10ZXN0cy0wMDAwMDAwMDAwMDAwMDA="),))
+    config = parsed(send=send, headers={"Authorization": "s3cr3t"})
+    sealed = configs.seal(config, keys)
+    assert "s3cr3t" not in str(sealed)
+    assert parse_config(MonitorType.WEBSOCKET, sealed, keys) == config
 
 
 def test_people_see_the_address_without_its_query() -> None:
