@@ -58,6 +58,8 @@ def _make() -> Celery:
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # Redis refuses writes while it or its disk is full: no reason to end, probes are running.
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5.0,
         broker_transport_options={
             **SOCKET_OPTIONS,

@@ -190,7 +190,7 @@ GARBAGE: list[bytes] = [
 ]
 
 
-def envelopes(fleet: Fleet) -> list[bytes]:
+def envelopes() -> list[bytes]:
     """A message as Celery sends it, then with each of its parts spoiled."""
     sent: dict[str, Any] = {
         "body": base64.b64encode(b'[["none", 1], {}, {}]').decode(),
@@ -238,7 +238,7 @@ def test_bytes_that_are_no_messages_end_no_worker_and_take_up_none_of_its_room(
     fleet.wait_for("first results", lambda: real_rows(fleet) >= 10)
     with redis.Redis.from_url(fleet.redis_url) as client:
         for queue in ("checks", "alerts", "maintenance"):
-            client.lpush(queue, *GARBAGE, *envelopes(fleet))
+            client.lpush(queue, *GARBAGE, *envelopes())
         later = now()
         fleet.wait_for("results after garbage", lambda: real_rows(fleet, later) >= 20)
         # Nor is it left for a later worker to trip over.
@@ -247,3 +247,22 @@ def test_bytes_that_are_no_messages_end_no_worker_and_take_up_none_of_its_room(
     found = settle(fleet)
     found.assert_invariants()
     assert found.statuses["missed"] == 0
+
+
+def test_a_redis_that_refuses_writes_for_a_while_ends_no_worker(fleet: Fleet) -> None:
+    """Fails when Celery may not retry a channel's errors: the worker ends. A full disk does it."""
+    fleet.subscribe(20, interval_s=10)
+    fleet.start_beat()
+    fleet.start_worker("w1")
+    fleet.wait_for("first results", lambda: real_rows(fleet) >= 10)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        # A message that is taken and cannot be noted as taken: it waits until Redis is full.
+        fleet.signal("w1", signal.SIGSTOP)
+        client.lpush("checks", envelopes()[0])
+        client.config_set("maxmemory", 1)
+        fleet.signal("w1", signal.SIGCONT)
+        fleet.wait_for("the message's end", lambda: not client.exists("checks"))
+        time.sleep(3)
+        client.config_set("maxmemory", 0)
+    later = now()
+    fleet.wait_for("results after the return", lambda: real_rows(fleet, later) >= 20)
