@@ -137,7 +137,7 @@ def test_a_refusal_never_repeats_a_header_value() -> None:
 
 def test_a_type_that_is_not_built_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "MONITORS", {})
-    with pytest.raises(ConfigError, match=r"^type: balance checks are not built yet$"):
+    with pytest.raises(ConfigError, match=r"^type: websocket checks are not built yet$"):
         parse_config(MonitorType.WEBSOCKET, {"url": "wss://example.com/"})
 
 
