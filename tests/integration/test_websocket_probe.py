@@ -1,6 +1,7 @@
 """WebSocket checks against real servers: every phase, every option, each fault with its reason."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
+from lighthouse.probes import dial as dial_module
 from lighthouse.probes.resolver import Answer, Resolved, Resolver, Unresolved
 from lighthouse.settings import load
 from tests.support.certificates import Authority
@@ -317,6 +319,61 @@ async def test_the_next_address_is_tried_where_one_refuses(prober: Prober) -> No
     async with echo_server() as echo:
         found = await probed(prober, echo.url.replace(HOST, "example.com"))
     assert found.status is CheckStatus.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EMFILE, Reason.PROBER_DESCRIPTORS),
+        (errno.ENOBUFS, Reason.PROBER_MEMORY),
+        (errno.EAFNOSUPPORT, Reason.PROBER_NETWORK),
+    ],
+)
+async def test_a_prober_that_gets_no_socket_blames_itself(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch, number: int, reason: Reason
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(dial_module.socket, "socket", refuse)
+    found = await probed(prober, f"ws://{HOST}:1/")
+    monkeypatch.undo()
+    assert (found.status, found.reason) == (CheckStatus.ERROR, reason)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_no_descriptor_is_left_whatever_happened(
+    prober: Prober, authority: Authority
+) -> None:
+    async def all_of_them() -> None:
+        await against(prober, upgrading(frame("a")), expect={"contains": "x"}, timeout=0.2)
+        await against(prober, upgrading(b""), ping=True, timeout=0.2)
+        await against(prober, answering(404))
+        await against(prober, sending(b"", then_hang=True), timeout=0.2)
+        async with raw_target(answering(), authority.issue("example.com")) as target:
+            await probed(prober, _wss(target.port))
+
+    await all_of_them()
+    await asyncio.sleep(0.1)
+    before = descriptors()
+    for _ in range(3):
+        await all_of_them()
+    await asyncio.sleep(0.1)
+    assert descriptors() <= before + 1
+
+
+async def test_closing_the_prober_cancels_who_waits() -> None:
+    async with raw_target(sending(b"", then_hang=True)) as target:
+        prober = Prober(load({}, egress_allow="127.0.0.0/8"))
+        await prober.start()
+        running = asyncio.create_task(probed(prober, target.url().replace("http", "ws", 1)))
+        await asyncio.wait_for(target.connected.wait(), 5)
+        await prober.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, 2)
 
 
 # -- forbidden addresses ---------------------------------------------------------------------------
