@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from lighthouse import urls
@@ -258,9 +258,11 @@ class _Upstream(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a TCP connection is
         loop = asyncio.get_running_loop()
-        self.writer = asyncio.StreamWriter(transport, self, self.reader, loop)
+        # No check of its type: uvloop's transports are of none that asyncio names.
+        self.writer = asyncio.StreamWriter(
+            cast(asyncio.WriteTransport, transport), self, self.reader, loop
+        )
 
     def __enter__(self) -> "_Upstream":
         return self
