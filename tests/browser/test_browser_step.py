@@ -1,11 +1,12 @@
 """The `browser` step in a real Chromium: what it can be asked, and what it says of a page."""
 
 import asyncio
-import os
 import signal
+import ssl
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from aiohttp import web
 
 from lighthouse.model import CheckStatus, Reason
-from lighthouse.probes import browser, screenshots
+from lighthouse.probes import browser
 from lighthouse.probes.browser import Chromium
 from lighthouse.probes.equipment import Equipment
-from tests.browser.conftest import Run, Site
+from tests.browser.conftest import ALLOWED, Run, Site
+from tests.support.certificates import Authority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,22 +106,6 @@ async def test_success_leaves_no_screenshot(site: Site, run: Run, shots: Path) -
     before = pictures(shots)
     assert (await run(opened(site))).status is CheckStatus.SUCCESS
     assert pictures(shots) == before
-
-
-def test_old_screenshots_and_those_beyond_the_bound_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(screenshots, "MOST_FILES", 3)
-    for number in range(5):
-        path = tmp_path / f"{number}.jpg"
-        path.touch()
-        os.utime(path, (time.time() - number * screenshots.MOST_AGE_S / 1.5,) * 2)
-    screenshots.prune(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.jpg", "1.jpg"]
-    for number in range(10):
-        (tmp_path / f"new{number}.jpg").touch()
-    screenshots.prune(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 async def test_each_flow_has_a_browser_without_a_past(site: Site, run: Run) -> None:
@@ -338,3 +324,26 @@ async def test_a_worker_without_chromium_says_so(equipment: Equipment, site: Sit
     await bare.close()
     assert (outcome.status, outcome.reason) == (CheckStatus.ERROR, Reason.PROBER_BROWSER)
     assert "LIGHTHOUSE_CHROMIUM" in str(outcome.message)
+
+
+@pytest.mark.option("BrowserStep.verify_tls")
+async def test_a_certificate_that_proves_nothing_is_refused_unless_it_is_wanted(
+    run: Run, tmp_path: Path
+) -> None:
+    async def fine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+            await writer.drain()
+        writer.close()
+
+    certificate = Authority(tmp_path).issue(ALLOWED)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.cert_file, certificate.key_file)
+    server = await asyncio.start_server(fine, ALLOWED, 0, ssl=context)
+    page = {"do": "open", "url": f"https://{ALLOWED}:{server.sockets[0].getsockname()[1]}/"}
+    outcome = await run(page)
+    assert (outcome.status, outcome.reason) == (CheckStatus.FAILURE, Reason.TLS_UNTRUSTED)
+    outcome = await run(page, verify_tls=False)
+    server.close()
+    assert outcome.status is CheckStatus.SUCCESS, outcome.message
