@@ -140,8 +140,10 @@ def _installed() -> Path:
     if not binary.exists():
         assert shutil.which("npm"), "npm is missing: apt-get install npm"
         subprocess.run(
-            ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(_CACHE)]
-            + [f"@foundry-rs/anvil@{ANVIL}"],
+            [
+                *("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(_CACHE)),
+                f"@foundry-rs/anvil@{ANVIL}",
+            ],
             check=True,
             timeout=180,
         )
