@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from lighthouse.__main__ import cli
 from lighthouse.plans import PLANS
@@ -176,7 +177,7 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 def shown(default: object) -> str:
-    return "–" if default in (None, "", ()) else f"`{default}`"
+    return "–" if default in (None, "", (), SecretStr("")) else f"`{default}`"
 
 
 def test_the_manual_lists_every_setting_with_its_default_and_no_other() -> None:
