@@ -346,6 +346,11 @@ class Channel:
     def language(self) -> str:
         return str(self.metadata.get("language", "en"))
 
+    @property
+    def timezone(self) -> str:
+        """The IANA name of the zone that its messages' times are told in."""
+        return str(self.metadata.get("timezone", "UTC"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:

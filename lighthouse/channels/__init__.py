@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from lighthouse.channels import discord, webhook
+from lighthouse.channels import discord, email, slack, sms, telegram, webhook
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
-from lighthouse.channels.templates import LANGUAGES, Message, compose, compose_test
+from lighthouse.channels.templates import LANGUAGES, Message, check_timezone, compose, compose_test
 from lighthouse.configs import shown, validated
-from lighthouse.errors import ConfigError
+from lighthouse.errors import ConfigError, SettingsError
 from lighthouse.model import Answer, Channel, ChannelType, Delivery
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 
 __all__ = ["CHANNELS", "LANGUAGES", "ChannelConfig", "Sender", "json_schema", "operator_channels"]
-__all__ += ["parse_config", "send_test", "shown_config"]
+__all__ += ["check_timezone", "parse_config", "require_settings", "send_test", "shown_config"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,16 @@ class Kind:
 
     config: type[ChannelConfig]
     send: Callable[[Http, Any, Message], Awaitable[Answer]]
+    #: Raises SettingsError when the operator has not set what the type needs.
+    require: Callable[[Settings], object] = lambda settings: None  # noqa: ARG005
 
 
 CHANNELS: Mapping[ChannelType, Kind] = {
     ChannelType.DISCORD: Kind(config=discord.DiscordConfig, send=discord.send),
+    ChannelType.EMAIL: Kind(config=email.EmailConfig, send=email.send, require=email.server),
+    ChannelType.SLACK: Kind(config=slack.SlackConfig, send=slack.send),
+    ChannelType.SMS: Kind(config=sms.SmsConfig, send=sms.send, require=sms.account),
+    ChannelType.TELEGRAM: Kind(config=telegram.TelegramConfig, send=telegram.send),
     ChannelType.WEBHOOK: Kind(config=webhook.WebhookConfig, send=webhook.send),
 }
 
@@ -48,6 +54,11 @@ def parse_config(
     Raises ConfigError with one line that names the field and repeats no value of it.
     """
     return validated(_kind(type).config, config, keys)
+
+
+def require_settings(type: ChannelType, settings: Settings) -> None:  # noqa: A002
+    """Make sure that the operator has set what a channel type needs. Raises SettingsError."""
+    _kind(type).require(settings)
 
 
 def shown_config(type: ChannelType, config: Mapping[str, Any], keys: Keyring) -> dict[str, Any]:  # noqa: A002
@@ -66,6 +77,7 @@ def operator_channels(settings: Settings) -> tuple[Channel, ...]:
     for index, channel in enumerate(channels):
         try:
             parse_config(channel.channel_type, channel.channel_config)
+            require_settings(channel.channel_type, settings)
         except ConfigError as exc:
             raise refused(index, exc) from None
     return channels
@@ -86,13 +98,10 @@ class Sender:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._keys = Keyring(settings.secret_keys)
         self.operator_channels = {c.id: c for c in operator_channels(settings)}
-        self._http = Http(
-            allow=settings.egress_allow,
-            timeout_s=settings.alert_timeout_s,
-            ca_file=settings.ca_file,
-        )
+        self._http = Http(settings)
         #: The longest that `send` takes, in seconds.
         self.longest_send_s = self._http.longest_s
 
@@ -115,7 +124,10 @@ class Sender:
         """
         if delivery.channel is None:
             raise ValueError("a delivery without a channel cannot be sent")
-        return await self._send(delivery.channel, compose(delivery, delivery.channel.language))
+        return await self._send(
+            delivery.channel,
+            compose(delivery, delivery.channel.language, delivery.channel.timezone),
+        )
 
     async def send_test(self, channel: Channel) -> Answer:
         """Send a message that only shows that the channel works."""
@@ -127,7 +139,12 @@ class Sender:
         except ConfigError as exc:
             detail = f"its configuration: {exc}"
             return Answer(ok=False, detail=detail, permanent=True, unreadable=True)
-        return await _kind(channel.channel_type).send(self._http, config, message)
+        kind = _kind(channel.channel_type)
+        try:
+            kind.require(self._settings)
+        except SettingsError as exc:  # the operator's to repair, within the 24 hours
+            return Answer(ok=False, detail=str(exc))
+        return await kind.send(self._http, config, message)
 
 
 async def send_test(channel: Channel, settings: Settings) -> Answer:

@@ -1,5 +1,9 @@
 """The one way out to notification services: posts that reach no forbidden address.
 
+What a tenant names is guarded. A server that the operator names in a setting (the APIs of Telegram
+and Twilio, the mail server) is not: its address is the operator's choice and is often a private
+one, and nothing of a tenant decides where such a connection goes.
+
 Each message has a connection of its own (a pooled one may have died unseen, and the alert with
 it), follows no redirect, carries no cookie, and has one deadline for everything. Nothing that is
 answered here names the address: an incoming webhook's URL is a password.
@@ -10,9 +14,9 @@ import errno
 import math
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,10 +29,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from lighthouse import __version__
-from lighthouse.addresses import Network, forbidden
-from lighthouse.channels.pacing import Gate, Pacer
+from lighthouse.addresses import forbidden
+from lighthouse.channels.pacing import Gate, Pacer, Rate
 from lighthouse.errors import SettingsError
 from lighthouse.model import Answer
+from lighthouse.settings import Settings
 
 #: Bytes of an answer that are read, and only when it is a refusal.
 MOST_BODY_BYTES = 16_384
@@ -38,6 +43,9 @@ BODY_S = 2.0
 RESOLVER_THREADS = 16
 #: Messages under way to one address, unless its service wants fewer.
 AT_ONCE = 8
+#: Seconds that a message waits here for a turn that a service's rate gives it; the store is asked
+#: to keep it for longer ones.
+PATIENCE_S = 1.0
 
 _REFUSED = "forbidden address"
 
@@ -80,23 +88,27 @@ def number(value: object) -> float | None:
 class Http:
     """Posts messages on the event loop that it was opened on."""
 
-    def __init__(
-        self, *, allow: tuple[Network, ...], timeout_s: float, ca_file: Path | None = None
-    ) -> None:
-        self._allow = allow
-        self._timeout_s = timeout_s
-        self.longest_s = 2 * timeout_s + BODY_S
-        self._ca_file = ca_file
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.timeout_s = settings.alert_timeout_s
+        self.longest_s = 2 * self.timeout_s + PATIENCE_S + BODY_S
         self._pacer = Pacer()
-        self._session: aiohttp.ClientSession | None = None
+        self._guarded_session: aiohttp.ClientSession | None = None
+        self._own_session: aiohttp.ClientSession | None = None
+        self.trust = trust(settings.ca_file)
 
     async def __aenter__(self) -> "Http":
-        self._session = aiohttp.ClientSession(
+        self._guarded_session = self._session(self._guarded)
+        self._own_session = self._session(None)
+        return self
+
+    def _session(self, make_socket: Callable[[Any], socket.socket] | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=_trust(self._ca_file),
+                ssl=self.trust,
                 resolver=_Resolver(),
                 use_dns_cache=False,
-                socket_factory=self._guarded,
+                socket_factory=make_socket,
                 force_close=True,
                 limit=0,
             ),
@@ -106,7 +118,6 @@ class Http:
             auto_decompress=False,
             trust_env=False,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -114,9 +125,10 @@ class Http:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._guarded_session, self._own_session):
+            if session is not None:
+                await session.close()
+        self._guarded_session = self._own_session = None
 
     def _guarded(self, info: Any) -> socket.socket:
         """Make a socket, unless for an address that may not be connected to.
@@ -124,46 +136,77 @@ class Http:
         aiohttp calls this for every address, numeric ones included, right before it connects.
         """
         family, kind, protocol, _, address = info
-        reason = forbidden(str(address[0]), self._allow)
+        reason = forbidden(str(address[0]), self.settings.egress_allow)
         if reason is not None:
             raise OSError(errno.EACCES, f"{_REFUSED}: {reason}")
         return socket.socket(family, kind, protocol)
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], *, at_once: int = AT_ONCE
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        at_once: int = AT_ONCE,
+        key: str | None = None,
+        rates: Sequence[Rate] = (),
+        wish: Callable[[Reply], float | None] = Reply.retry_after_s,
+        own: bool = False,
     ) -> Reply | Answer:
         """Post to an address in its turn. An Answer tells why there was no reply.
 
-        Takes `longest_s` at the most: its turn, the exchange and the body of a refusal.
+        `key` stands for the address where one address serves many (the URL when None), `rates` are
+        its service's, `wish` reads how long a 429 keeps us away. `own` is for the operator's own
+        servers alone: it sets the guard aside. Takes `longest_s` at the most: its turn, the
+        exchange and the body of a refusal.
         """
-        gate = self._pacer.gate(url, at_once)
+        async with self.turn(key or url, at_once=at_once, rates=rates) as gate:
+            if isinstance(gate, Answer):
+                return gate
+            reply = await self._exchange(url, body, headers, own=own)
+            if isinstance(reply, Reply):
+                _learn(gate, reply, wish(reply))
+            return reply
+
+    @asynccontextmanager
+    async def turn(
+        self, key: str, *, at_once: int = AT_ONCE, rates: Sequence[Rate] = ()
+    ) -> AsyncIterator[Gate | Answer]:
+        """An address' gate when it is our turn there, else an Answer: nothing may be sent now."""
+        gate = self._pacer.gate(key, at_once)
         gate.users += 1
         try:
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self.timeout_s):
                     await gate.slots.acquire()
             except TimeoutError:
-                return _held("waits for earlier messages to the same address", self._timeout_s)
+                yield _held("waits for earlier messages to the same address", self.timeout_s)
+                return
             try:
                 wait_s = gate.wait_s()
-                if wait_s > 0:
-                    return _held("held back by the service's rate limit", wait_s)
-                reply = await self._exchange(url, body, headers)
-                if isinstance(reply, Reply):
-                    _learn(gate, reply)
-                return reply
+                mine = wait_s == 0
+                if mine:
+                    mine, wait_s = self._pacer.turn(rates, PATIENCE_S)
+                if not mine:
+                    yield _held("held back by the service's rate limit", wait_s)
+                    return
+                await asyncio.sleep(wait_s)
+                yield gate
             finally:
                 gate.slots.release()
         finally:
             gate.users -= 1
 
-    async def _exchange(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply | Answer:
-        if self._session is None:
+    async def _exchange(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, own: bool
+    ) -> Reply | Answer:
+        session = self._own_session if own else self._guarded_session
+        if session is None:
             raise RuntimeError("the sender is not open")
         try:
             async with (
-                asyncio.timeout(self._timeout_s) as deadline,
-                self._session.post(
+                asyncio.timeout(self.timeout_s) as deadline,
+                session.post(
                     URL(url), data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
@@ -171,21 +214,21 @@ class Http:
                 received = b"" if 200 <= response.status < 300 else await _beginning(response)
                 return Reply(status=response.status, headers=response.headers, body=received)
         except TimeoutError:
-            return _failed(f"no answer within {self._timeout_s:g} s")
+            return failed(f"no answer within {self.timeout_s:g} s")
         except aiohttp.ClientConnectorDNSError:
-            return _failed("the host's name cannot be resolved")
+            return failed("the host's name cannot be resolved")
         except aiohttp.ClientConnectorCertificateError as exc:
-            return _failed(f"TLS: {_certificate_fault(exc.certificate_error)}")
+            return failed(f"TLS: {certificate_fault(exc.certificate_error)}")
         except aiohttp.ClientConnectorSSLError:
-            return _failed("TLS: the handshake failed")
+            return failed("TLS: the handshake failed")
         except aiohttp.ClientConnectorError as exc:
-            return _failed(_connect_fault(exc.os_error))
+            return failed(connect_fault(exc.os_error))
         except aiohttp.InvalidURL:  # its text holds the address
             return Answer(ok=False, detail="the address is no valid URL", permanent=True)
         except aiohttp.ClientError as exc:
-            return _failed(f"the connection broke ({type(exc).__name__})")
+            return failed(f"the connection broke ({type(exc).__name__})")
         except OSError as exc:
-            return _failed(_connect_fault(exc))
+            return failed(connect_fault(exc))
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
@@ -200,19 +243,19 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     return bytes(received)
 
 
-def _learn(gate: Gate, reply: Reply) -> None:
+def _learn(gate: Gate, reply: Reply, wish: float | None) -> None:
     """Keep away for as long as the service says, whether it refused or just ran out."""
     limit = reply.number("X-RateLimit-Limit")
     per_window = None if limit is None else int(limit)
     reset_s = reply.number("X-RateLimit-Reset-After")
     if reply.status == 429:
-        wish = reply.retry_after_s()
         gate.close_for(wish if wish is not None else reset_s or 1.0, per_window=per_window)
     elif reply.number("X-RateLimit-Remaining") == 0 and reset_s is not None:
         gate.close_for(reset_s, per_window=per_window)
 
 
-def _failed(detail: str) -> Answer:
+def failed(detail: str) -> Answer:
+    """An answer after which the same may be tried again."""
     return Answer(ok=False, detail=detail)
 
 
@@ -220,7 +263,7 @@ def _held(detail: str, seconds: float) -> Answer:
     return Answer(ok=False, detail=detail, retry_after_s=seconds, tried=False)
 
 
-def _connect_fault(exc: OSError) -> str:
+def connect_fault(exc: OSError) -> str:
     """A connection's failure without its address."""
     text = str(exc)
     if _REFUSED in text:
@@ -234,7 +277,8 @@ def _connect_fault(exc: OSError) -> str:
     return f"cannot connect ({code})" if code else "cannot connect"
 
 
-def _certificate_fault(exc: Exception) -> str:
+def certificate_fault(exc: Exception) -> str:
+    """A certificate's fault without the host's name."""
     if not isinstance(exc, ssl.SSLCertVerificationError):
         return "the certificate is not valid"
     if exc.verify_code in _MISMATCHES:
@@ -242,7 +286,7 @@ def _certificate_fault(exc: Exception) -> str:
     return f"the certificate is not valid ({exc.verify_message})"
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
+def trust(ca_file: Path | None) -> ssl.SSLContext:
     """The system's authorities, and the operator's own beside them."""
     context = ssl.create_default_context()
     if ca_file is not None:

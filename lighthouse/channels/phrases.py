@@ -20,6 +20,8 @@ class Phrases:
     latency: str
     test_title: str
     test_message: str
+    lost_title: str
+    lost: str
     reasons: Mapping[str, str]  #: by the value of `Reason`
 
 
@@ -36,6 +38,8 @@ ENGLISH = Phrases(
     latency="Latency",
     test_title="Test message from Lighthouse",
     test_message="This channel works: alerts will arrive here.",
+    lost_title="{name}: the {channel} channel has been switched off",
+    lost="Its service says that the address is gone. Repair it, then switch the channel on again.",
     reasons={
         "dns_not_found": "the host's name does not exist",
         "connection_refused": "the connection was refused",
@@ -75,6 +79,8 @@ SPANISH = Phrases(
     latency="Latencia",
     test_title="Mensaje de prueba de Lighthouse",
     test_message="Este canal funciona: las alertas llegarán aquí.",
+    lost_title="{name}: el canal {channel} se ha desactivado",
+    lost="Su servicio dice que la dirección ya no existe. Corríjala y vuelva a activar el canal.",
     reasons={
         "dns_not_found": "el nombre del servidor no existe",
         "connection_refused": "la conexión fue rechazada",

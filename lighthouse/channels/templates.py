@@ -1,16 +1,18 @@
 """What an alert says, in English and Spanish, before a channel gives it its own form.
 
 What a target had a hand in (its error text) is kept apart as quoted facts, so that a channel can
-show it without interpreting it. Times are UTC.
+show it without interpreting it. Times are in the channel's own zone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo, available_timezones
 
 from lighthouse.channels.phrases import ENGLISH, SPANISH, Phrases
+from lighthouse.errors import UsageError
 from lighthouse.model import AlertType, Channel, Delivery, Severity, Verdict, from_slot
 
 #: Every language that `alert_channels.metadata.language` may name.
@@ -43,18 +45,29 @@ class Message:
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
-def compose(delivery: Delivery, language: str) -> Message:
-    """The message of a delivery; an unknown language is English."""
+def check_timezone(name: str) -> None:
+    """Refuse what is no name of a time zone. Raises UsageError."""
+    if name not in available_timezones():
+        raise UsageError(f"timezone: {name[:40]!r} is no IANA time zone, such as Europe/Madrid")
+
+
+def compose(delivery: Delivery, language: str, timezone: str = "UTC") -> Message:
+    """The message of a delivery; an unknown language is English, an unknown time zone UTC."""
+    zone = _zone(timezone)
     phrases = LANGUAGES.get(language, ENGLISH)
     name = delivery.subscription_name or str(delivery.context.get("name") or "")
     title, message = delivery.title, delivery.message
     facts: tuple[Fact, ...] = ()
     if delivery.alert_type is AlertType.DOWNTIME:
-        title, message = phrases.down_title.format(name=name), _down(delivery, phrases)
+        title, message = phrases.down_title.format(name=name), _down(delivery, phrases, zone)
         facts = _down_facts(delivery, phrases)
     elif delivery.alert_type is AlertType.RECOVERY:
-        title, message = phrases.up_title.format(name=name), _up(delivery, phrases)
+        title, message = phrases.up_title.format(name=name), _up(delivery, phrases, zone)
         facts = _measures(delivery, phrases)
+    elif (lost := delivery.context.get("lost_channel")) is not None:
+        title = phrases.lost_title.format(name=name, channel=lost)
+        message = phrases.lost
+        facts = (Fact(label=phrases.detail, value=delivery.message, quoted=True),)
     return Message(
         kind=delivery.alert_type.value,
         key=f"{delivery.event_id}.{delivery.channel_id}",
@@ -87,14 +100,14 @@ def compose_test(channel: Channel, now: datetime) -> Message:
     )
 
 
-def _down(delivery: Delivery, phrases: Phrases) -> str:
-    text = phrases.down.format(at=moment(from_slot(delivery.slot)))
+def _down(delivery: Delivery, phrases: Phrases, zone: tzinfo) -> str:
+    text = phrases.down.format(at=moment(from_slot(delivery.slot), zone))
     lasted = _lasted(delivery, Verdict.UP)
     return text if lasted is None else f"{text} {phrases.was_up.format(lasted=lasted)}"
 
 
-def _up(delivery: Delivery, phrases: Phrases) -> str:
-    text = phrases.up.format(at=moment(from_slot(delivery.slot)))
+def _up(delivery: Delivery, phrases: Phrases, zone: tzinfo) -> str:
+    text = phrases.up.format(at=moment(from_slot(delivery.slot), zone))
     lasted = _lasted(delivery, Verdict.DOWN)
     return text if lasted is None else f"{text} {phrases.was_down.format(lasted=lasted)}"
 
@@ -135,9 +148,15 @@ def _read_moment(value: object) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def moment(at: datetime) -> str:
-    """A UTC time for people."""
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+def _zone(name: str) -> tzinfo:
+    return ZoneInfo(name) if name in available_timezones() else UTC
+
+
+def moment(at: datetime, zone: tzinfo = UTC) -> str:
+    """A time for people, with the name of its zone or its distance from UTC."""
+    there = at.astimezone(zone)
+    name = there.tzname() or ""
+    return f"{there:%Y-%m-%d %H:%M:%S} {f'UTC{name}' if name[:1] in '+-' else name}"
 
 
 def duration(span: timedelta) -> str:

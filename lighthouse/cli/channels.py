@@ -32,20 +32,27 @@ def channels() -> None:
 @click.option("--config", required=True, help="JSON, or @FILE; `lighthouse schema TYPE` tells.")
 @click.option("--language", default="en", show_default=True, help="Of the alerts: en or es.")
 @click.option(
+    "--timezone", default="UTC", show_default=True, help="Of the times in them, as Europe/Madrid."
+)
+@click.option(
     "--min-severity",
     type=click.Choice([s.value for s in Severity]),
     default=Severity.WARNING.value,
     show_default=True,
     help="The least severe alert that goes there.",
 )
-def add(subscription: UUID, kind: str, config: str, language: str, min_severity: str) -> None:
+def add(
+    subscription: UUID, kind: str, config: str, language: str, timezone: str, min_severity: str
+) -> None:
     """Send a subscription's alerts there too; prints the new channel's id."""
     from lighthouse import channels as edge
     from lighthouse import configs, settings
     from lighthouse.store import catalog
 
     type_, given = ChannelType(kind), json_config(config)
+    edge.check_timezone(timezone)
     sealed = configs.seal(edge.parse_config(type_, given), keyring())
+    edge.require_settings(type_, settings.current())
 
     async def create(pool: "Pool") -> UUID:
         return await catalog.add_channel(
@@ -54,6 +61,7 @@ def add(subscription: UUID, kind: str, config: str, language: str, min_severity:
             type_,
             sealed,
             language=language,
+            timezone=timezone,
             min_severity=Severity(min_severity),
             enforce_plans=settings.current().plans == "on",
         )
@@ -91,7 +99,7 @@ def list_(subscription: UUID | None, as_json: bool) -> None:
         )
         return
     print_table(
-        ("id", "subscription", "type", "from", "language", "enabled"),
+        ("id", "subscription", "type", "from", "language", "time zone", "enabled"),
         [
             (
                 each.id,
@@ -99,6 +107,7 @@ def list_(subscription: UUID | None, as_json: bool) -> None:
                 each.channel_type.value,
                 each.min_severity.value,
                 each.language,
+                each.timezone,
                 each.enabled,
             )
             for each in found
@@ -120,6 +129,56 @@ def test(id: UUID) -> None:  # noqa: A002 - the argument's name in the help
     if not answer.ok:
         raise LighthouseError(f"the test alert was not taken: {answer.detail}")
     click.echo(f"sent: {answer.detail}", err=True)
+
+
+@channels.command()
+@click.argument("id", type=click.UUID)
+@click.option("--language", help="Of the alerts: en or es.")
+@click.option("--timezone", help="Of the times in them, as Europe/Madrid.")
+@click.option(
+    "--min-severity",
+    type=click.Choice([s.value for s in Severity]),
+    help="The least severe alert that goes there.",
+)
+def edit(
+    id: UUID,  # noqa: A002
+    language: str | None,
+    timezone: str | None,
+    min_severity: str | None,
+) -> None:
+    """Change how a channel's alerts are told, or which ones go there."""
+    from lighthouse import channels as edge
+    from lighthouse.store import catalog
+
+    if timezone is not None:
+        edge.check_timezone(timezone)
+    severity = None if min_severity is None else Severity(min_severity)
+    run(
+        lambda pool: catalog.change_channel(
+            pool, id, language=language, timezone=timezone, min_severity=severity
+        )
+    )
+    click.echo(f"changed {id}", err=True)
+
+
+@channels.command()
+@click.argument("id", type=click.UUID)
+def enable(id: UUID) -> None:  # noqa: A002
+    """Send alerts there again."""
+    from lighthouse.store import catalog
+
+    run(lambda pool: catalog.change_channel(pool, id, enabled=True))
+    click.echo(f"enabled {id}", err=True)
+
+
+@channels.command()
+@click.argument("id", type=click.UUID)
+def disable(id: UUID) -> None:  # noqa: A002
+    """Send no alert there until it is switched on again."""
+    from lighthouse.store import catalog
+
+    run(lambda pool: catalog.change_channel(pool, id, enabled=False))
+    click.echo(f"disabled {id}", err=True)
 
 
 @channels.command()

@@ -28,15 +28,15 @@ async def add_channel(
     config: Mapping[str, Any],
     *,
     language: str = "en",
+    timezone: str = "UTC",
     min_severity: Severity = Severity.WARNING,
     enforce_plans: bool,
 ) -> UUID:
-    """Add a channel whose configuration has been validated; its id.
+    """Add a channel whose configuration and time zone have been validated; its id.
 
     Raises NotFoundError, UsageError, PlanError when the tier has no such channel.
     """
-    if language not in LANGUAGES:
-        raise UsageError(f"language: {language[:20]!r} is none of {', '.join(LANGUAGES)}")
+    _check_language(language)
     with translated():
         async with pool.connection() as conn, conn.transaction():
             cursor = await conn.execute(
@@ -61,7 +61,7 @@ async def add_channel(
                         channel_type.value,
                         Jsonb(dict(config)),
                         min_severity.value,
-                        Jsonb({"language": language}),
+                        Jsonb({"language": language, "timezone": timezone}),
                     ),
                 )
             except psycopg.DataError as exc:  # NUL and lone surrogates
@@ -96,6 +96,45 @@ async def get_channel(pool: Pool, channel_id: UUID) -> Channel:
     if not found:
         raise NotFoundError(f"no channel {channel_id}")
     return found[0]
+
+
+async def change_channel(
+    pool: Pool,
+    channel_id: UUID,
+    *,
+    enabled: bool | None = None,
+    language: str | None = None,
+    timezone: str | None = None,
+    min_severity: Severity | None = None,
+) -> None:
+    """Change what is given; the time zone has been validated. Raises NotFoundError, UsageError.
+
+    Switching a channel on forgets why it was off.
+    """
+    if language is not None:
+        _check_language(language)
+    given = {"language": language, "timezone": timezone}
+    with translated():
+        async with pool.connection() as conn:
+            cursor = await conn.execute(
+                "UPDATE alert_channels SET enabled = coalesce(%(enabled)s, enabled),"
+                " min_severity = coalesce(%(severity)s::alert_severity, min_severity),"
+                " metadata = CASE WHEN %(enabled)s THEN metadata - 'disabled_reason'"
+                " ELSE metadata END || %(metadata)s WHERE id = %(id)s",
+                {
+                    "id": channel_id,
+                    "enabled": enabled,
+                    "severity": None if min_severity is None else min_severity.value,
+                    "metadata": Jsonb({k: v for k, v in given.items() if v is not None}),
+                },
+            )
+            if cursor.rowcount != 1:
+                raise NotFoundError(f"no channel {channel_id}")
+
+
+def _check_language(language: str) -> None:
+    if language not in LANGUAGES:
+        raise UsageError(f"language: {language[:20]!r} is none of {', '.join(LANGUAGES)}")
 
 
 async def remove_channel(pool: Pool, channel_id: UUID) -> None:

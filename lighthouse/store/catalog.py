@@ -17,6 +17,7 @@ from lighthouse.errors import NotFoundError, UsageError
 from lighthouse.model import MonitorType, Subscription, SubscriptionStatus, Tier, to_slot
 from lighthouse.store.alert_channels import (
     add_channel,
+    change_channel,
     get_channel,
     list_channels,
     remove_channel,
@@ -42,6 +43,7 @@ __all__ = [
     "add_channel",
     "cancel",
     "change",
+    "change_channel",
     "changes",
     "changes_since",
     "create_subscription",

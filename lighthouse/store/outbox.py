@@ -206,6 +206,28 @@ UPDATE alert_channels
  WHERE id = %(channel_id)s AND enabled AND channel_config = %(config)s
 """
 
+# In the transaction that switched a channel off, so that it happens once. The other channels of the
+# subscription hear of it whatever they want to hear of else: an owner who is not told believes that
+# alerts still arrive.
+_TELL_OWNER = """
+WITH others AS (
+    SELECT id FROM alert_channels
+     WHERE subscription_id = %(subscription_id)s AND enabled AND id <> %(channel_id)s
+), rows (channel_id, state, failed_reason, next_attempt_at) AS (
+    SELECT id, 'pending'::delivery_state, NULL, now() FROM others
+     UNION ALL
+    SELECT %(no_channel)s, 'suppressed', 'no channel', NULL WHERE NOT EXISTS (SELECT FROM others)
+)
+INSERT INTO alert_history (
+       time, event_id, channel_id, subscription_id, alert_type, severity, title, message,
+       context, state, failed_reason, next_attempt_at)
+SELECT date_trunc('milliseconds', now()), %(lost_event)s, channel_id, %(subscription_id)s,
+       'operator'::alert_type, 'warning'::alert_severity, %(title)s, %(reason)s,
+       %(context)s, state, failed_reason, next_attempt_at
+  FROM rows
+    ON CONFLICT DO NOTHING
+"""
+
 _DUE_COUNT = f"""
 SELECT count(*) FROM alert_history
  WHERE state = 'pending' AND next_attempt_at <= now() AND time > now() - {OLDEST_PENDING}
@@ -371,7 +393,8 @@ async def mark_end(
 ) -> bool:
     """End a delivery that was not sent. False: the lease was lost, another process decides.
 
-    `disable_channel` also switches its channel off, unless it was changed since the claim.
+    `disable_channel` also switches its channel off, unless it was changed since the claim, and
+    tells the owner on the subscription's other channels.
     """
     values = {
         **_key(delivery),
@@ -386,8 +409,25 @@ async def mark_end(
                 return False
             if disable_channel and delivery.channel is not None:
                 config = Jsonb(dict(delivery.channel.channel_config))
-                await connection.execute(_DISABLE, {**values, "config": config})
+                cursor = await connection.execute(_DISABLE, {**values, "config": config})
+                if cursor.rowcount == 1:  # else it was repaired or switched off meanwhile
+                    await connection.execute(
+                        _TELL_OWNER, {**values, **_lost(delivery, delivery.channel)}
+                    )
             return True
+
+
+def _lost(delivery: Delivery, channel: Channel) -> dict[str, Any]:
+    kind = channel.channel_type.value
+    return {
+        "no_channel": NO_CHANNEL,
+        "subscription_id": delivery.subscription_id,
+        "lost_event": uuid5(EVENT_NAMESPACE, f"lost:{channel.id}:{delivery.event_id}"),
+        "title": storable(
+            f"{delivery.subscription_name}: the {kind} channel has been switched off", TITLE_CHARS
+        ),
+        "context": Jsonb({"lost_channel": kind, "channel_id": str(channel.id)}),
+    }
 
 
 async def due_count(pool: Pool) -> int:

@@ -23,6 +23,7 @@ from lighthouse.model import (
 )
 from lighthouse.settings import load
 
+BOT_TOKEN = "123456789:AAE-s3cr3t-s3cr3t-s3cr3t-s3cr3t-s"
 SECRET_URL = "https://discord.com/api/webhooks/1/s3cr3t-token"
 AT = datetime(2026, 11, 24, 3, 45, 10, tzinfo=UTC)
 
@@ -76,7 +77,18 @@ def delivery(**changes: Any) -> Delivery:
         ("webhook", {"url": SECRET_URL, "secret": "whsec_"}, "secret: is empty"),
         ("webhook", {"url": SECRET_URL, "secret": "whsec_s3cr3t!"}, "secret: must hold base64"),
         ("webhook", {"webhook_url": SECRET_URL}, "url: is required"),
-        ("telegram", {"bot_token": "s3cr3t"}, "type: telegram channels are not built yet"),
+        ("telegram", {"bot_token": "s3cr3t", "chat_id": 1}, "bot_token: is no bot token"),
+        ("telegram", {"bot_token": "1/../s3cr3t", "chat_id": 1}, "bot_token: is no bot token"),
+        ("telegram", {"bot_token": BOT_TOKEN}, "chat_id: is required"),
+        ("telegram", {"bot_token": BOT_TOKEN, "chat_id": "s3cr3t"}, "chat_id: is neither"),
+        ("slack", {"webhook_url": "ftp://h/s3cr3t"}, "webhook_url: must start with http"),
+        ("sms", {"to": "600 s3cr3t"}, "to: is no phone number"),
+        ("sms", {"to": "+0123456789"}, "to: is no phone number"),
+        ("email", {"to": "s3cr3t"}, "to: is no mail address"),
+        ("email", {"to": "s3cr3t@localhost"}, "to: is no mail address: its domain"),
+        ("email", {"to": "s3cr3t@[127.0.0.1]"}, "to: is no mail address: its domain"),
+        ("email", {"to": "a@b.example\r\nBcc: s3cr3t@x.example"}, "to: is no mail address"),
+        ("email", {"to": "a@b.example,s3cr3t@x.example"}, "to: is no mail address"),
     ],
 )
 def test_a_bad_configuration_is_one_line_that_names_the_field_and_no_value(
@@ -151,7 +163,7 @@ def test_operator_channels_have_the_same_ids_in_every_process_and_others_after_a
         ),
         (
             '[{"type": "sms", "config": {"to": "s3cr3t"}}]',
-            r"LIGHTHOUSE_OPERATOR_CHANNELS\[0\].config: type: sms channels are not built",
+            r"LIGHTHOUSE_OPERATOR_CHANNELS\[0\].config: to: is no phone number",
         ),
     ],
 )
