@@ -99,7 +99,7 @@ async def test_one_deadline_holds_for_a_service_that_hangs() -> None:
         began = time.monotonic()
         found = await answer(f"{receiver.base}/hang")
     assert (found.ok, found.permanent, found.detail) == (False, False, "no answer within 0.5 s")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(("status", "ok"), [(200, True), (503, False)])

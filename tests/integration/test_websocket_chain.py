@@ -13,7 +13,7 @@ from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import check_once, parse_config
 from lighthouse.settings import load
 from tests.support import evm
-from tests.support.raw_target import HOST, raw_target
+from tests.support.raw_target import raw_target
 from tests.support.websocket_target import frame, received, upgrading
 
 README = Path(__file__).parents[2] / "README.md"
@@ -50,7 +50,7 @@ async def test_new_heads_are_awaited_behind_the_answer_to_the_subscription() -> 
 @pytest.mark.skipif("anvil" not in evm.kinds(), reason="npm is missing; in CI this runs")
 async def test_new_heads_of_a_real_chain_arrive() -> None:
     async with evm.running("anvil") as chain:
-        url = f"ws://{HOST}:{chain.node.port}/"
+        url = chain.url.replace("http", "ws", 1)
         still = await probed(url, timeout=1)
 
         async def mine() -> None:

@@ -240,4 +240,4 @@ async def test_floods_leave_the_loop_to_others(prober: Prober) -> None:
     await asyncio.gather(*(probed(prober, flood, **EXPECT, timeout=1) for flood in floods))
     done.set()
     await watching
-    assert longest < 0.5
+    assert longest < 1.5

@@ -103,7 +103,7 @@ async def test_stopping_ends_all_at_the_same_time_and_the_deaf_by_force(tmp_path
     _until(lambda: all("deaf" in (tmp_path / f"deaf-{n}.log").read_text() for n in range(3)))
     begun = time.monotonic()
     await supervisor.stop()
-    assert 0.5 <= time.monotonic() - begun < 1.4
+    assert 0.5 <= time.monotonic() - begun < 1.5  # one after another: 1.5 s
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 3
 
 
