@@ -4,7 +4,6 @@ A call that the contract reverts is the target's failure; an RPC that does not a
 for it tells nothing of the contract.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from lighthouse.probes.steps import (
     at,
     failed,
 )
+from lighthouse.probes.work import in_turn
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
@@ -202,8 +202,7 @@ async def run_step(
     if isinstance(answer, rpc.Refused):
         told = f"the call was reverted: {answer.message}"
         return StepResult(outcome=failed(Reason.BODY, told, took_ms))
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, _judged, step, answer, took_ms, equipment.explain)
+    return await in_turn(_judged, step, answer, took_ms, equipment.explain)
 
 
 def _where(equipment: Equipment, step: ChainStep, flow: Flow) -> tuple[int, tuple[str, ...]]:

@@ -3,7 +3,6 @@
 The exchange and all its options are those of `http`; here is what GraphQL adds on both sides.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_jso
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_config import SNIPPET_BYTES, HttpConfig
 from lighthouse.probes.transport import HttpRequest, HttpResponse
-from lighthouse.probes.work import WorkLimitError, budget, same, spend
+from lighthouse.probes.work import WorkLimitError, budget, in_turn, same, spend
 
 #: Servers refuse longer request lines, many of them much shorter ones.
 _MOST_URL_CHARS = 8000
@@ -146,8 +145,7 @@ async def probe(equipment: Equipment, config: GraphqlConfig, timeout_s: float) -
         findings = http.explain(config, found)
     expensive = config.expect is not None and config.expect.expensive
     if len(found.body) > SHORT_BYTES or expensive:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, judge, config, found, outcome, findings)
+        return await in_turn(judge, config, found, outcome, findings)
     return judge(config, found, outcome, findings)
 
 

@@ -1,6 +1,5 @@
 """What a `websocket` monitor can be told: its handshake, what is sent and what must come back."""
 
-import asyncio
 import json
 from functools import cached_property
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_jso
 from lighthouse.probes.config import MonitorConfig
 from lighthouse.probes.dial import Place
 from lighthouse.probes.http_config import CertificateExpiry, HttpConfig
+from lighthouse.probes.work import in_turn
 
 KIBIBYTE = 1024
 
@@ -51,8 +51,7 @@ class MessageExpectation(JsonExpectation):
         if self.regex is not None:
             search = matching.compile_pattern(self.regex).search
             if len(message) > _LONG_BYTES:
-                loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(None, search, message)
+                found = await in_turn(search, message)
             else:
                 found = search(message)
             if not found:
@@ -61,8 +60,7 @@ class MessageExpectation(JsonExpectation):
             return None
         if len(message) <= SHORT_BYTES and not self.expensive:
             return self._json_fault(message)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, self._json_fault, message)
+        return await in_turn(self._json_fault, message)
 
     def _json_fault(self, message: bytes) -> str | None:
         try:
