@@ -159,7 +159,7 @@ class Health:
             self._add(result)
             return
         reason = outcome.reason
-        if outcome.status.down and self._needs_proof(reason, target):
+        if outcome.status.down and not _heard(outcome) and self._needs_proof(reason, target):
             now = time.monotonic()
             latest = self._last if self._last[1] != target.who else self._other
             self._held.append(
@@ -300,6 +300,14 @@ class Health:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _heard(outcome: Outcome) -> bool:
+    """Whether the target itself was heard before it fell silent: it is its own proof."""
+    timings = outcome.timings
+    return (
+        outcome.http_status is not None or timings.tls_ms is not None or timings.ttfb_ms is not None
+    )
 
 
 def _unproved(result: Result) -> Result:

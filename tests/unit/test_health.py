@@ -1,6 +1,7 @@
 """When a silent target is believed to be down, and when the prober doubts itself."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -9,7 +10,7 @@ import pytest
 from lighthouse.errors import SettingsError
 from lighthouse.fleet import health
 from lighthouse.fleet.health import Health, Target, place_of, references
-from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
+from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result, Timings
 from lighthouse.probes import Prober, parse_config
 from lighthouse.settings import load
 
@@ -73,6 +74,17 @@ async def test_a_wrong_answer_is_its_own_proof() -> None:
     bench = Bench()
     bench.take(target("a"), WRONG)
     assert bench.statuses == ["failure"]
+
+
+@pytest.mark.parametrize(
+    "heard", [{"http_status": 101}, {"timings": Timings(tcp_ms=1.0, tls_ms=2.0)}]
+)
+async def test_a_target_that_fell_silent_after_it_was_heard_is_its_own_proof(
+    heard: dict[str, Any],
+) -> None:
+    bench = Bench()
+    bench.take(target("a"), replace(SILENT, **heard))
+    assert bench.statuses == ["timeout"]
 
 
 async def test_silence_waits_for_an_answer_from_elsewhere() -> None:
