@@ -243,7 +243,7 @@ def test_channels_are_added_listed_tested_and_removed(
         "channel_type": "webhook",
         "enabled": True,
         "min_severity": "critical",
-        "metadata": {"language": "es"},
+        "metadata": {"language": "es", "timezone": "UTC"},
         "channel_config": {"url": "***", "secret": "***"},
     }
     assert "keep this secret" not in good(lighthouse, "channels", "list")
