@@ -34,7 +34,7 @@ NATIVE = "native"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,49}")
 _SYMBOL = re.compile(r"[A-Za-z0-9.$₮-]{1,20}")
-_AMOUNT = re.compile(r"\d{1,78}(?:\.\d{1,77})?")
+_AMOUNT = re.compile(r"[0-9]{1,78}(?:\.[0-9]{1,77})?")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 #: A JSON number of more digits than this may have lost some on its way here.
@@ -155,7 +155,7 @@ def amount(value: object) -> Decimal:
         raise ValueError("must be a decimal number, best as a text")  # noqa: TRY004 - pydantic takes ValueError
     if isinstance(value, float):
         try:
-            read = Decimal(repr(value))
+            read = Decimal(repr(value)).normalize()
         except InvalidOperation:  # pragma: no cover - repr of a float is a number
             raise ValueError("is no number") from None
         if not read.is_finite() or len(read.as_tuple().digits) > _EXACT_DIGITS:

@@ -1,7 +1,7 @@
 """A JSON-RPC node of our own: it answers what a test tells it to, and notes what it was asked."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,10 @@ HOST = "127.0.0.1"
 
 #: From a method and its parameters to a result, or to an error of JSON-RPC (`{"code", "message"}`).
 Answering = Callable[[str, list[Any]], Any]
+
+
+#: From what was sent and what would be answered to another answer; None leaves it.
+Replying = Callable[[Any, Any], Awaitable[web.Response | None]]
 
 
 class RpcError(Exception):
@@ -30,6 +34,8 @@ class Node:
         self.asked: list[tuple[str, list[Any]]] = []
         self.raw: bytes | None = None  #: sent instead of any answer
         self.status = 200
+        self.reply: Replying | None = None
+        self.requests: list[int] = []  #: the calls of each request
 
     @property
     def url(self) -> str:
@@ -46,12 +52,15 @@ class Node:
         return answer
 
     async def handle(self, request: web.Request) -> web.Response:
+        calls = json.loads(await request.text())
+        self.requests.append(len(calls) if isinstance(calls, list) else 1)
         if self.raw is not None:
             return web.Response(body=self.raw, status=self.status)
-        calls = json.loads(await request.text())
-        if isinstance(calls, list):  # in another order than they were asked, as nodes may
-            return web.json_response([self._one(call) for call in calls][::-1])
-        return web.json_response(self._one(calls))
+        # In another order than they were asked, as nodes may.
+        several = isinstance(calls, list)
+        answer = [self._one(call) for call in calls][::-1] if several else self._one(calls)
+        other = None if self.reply is None else await self.reply(calls, answer)
+        return web.json_response(answer, status=self.status) if other is None else other
 
 
 @asynccontextmanager
