@@ -4,6 +4,7 @@ aiohttp follows redirects and tries broken requests again; here it gets a single
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,10 @@ class FaultError(Exception):
         self.snippet = snippet
 
 
+#: A list of options that names the upgrade (RFC 9110, 7.6.1), where aiohttp knows one name only.
+_CONNECTION = re.compile(rb"\r\nconnection:[^\r\n]*\bupgrade\b[^\r\n]*", re.IGNORECASE)
+
+
 class Wire(ResponseHandler):
     """aiohttp's reader of a connection, with a bound on all that comes over it."""
 
@@ -69,6 +74,8 @@ class Wire(ResponseHandler):
                 told = f"more than {_MOST_INTERIM} answers before that to the handshake"
                 self._end(Reason.PROTOCOL_ERROR, told)
                 return
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _CONNECTION.sub(b"\r\nConnection: Upgrade", head) + end + rest
         super().data_received(data)
 
     def _end(self, reason: Reason, message: str) -> None:

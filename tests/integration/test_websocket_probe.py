@@ -21,6 +21,7 @@ from tests.support.websocket_target import (
     CLOSE,
     PING,
     PONG,
+    accepted,
     echo_server,
     frame,
     received,
@@ -516,3 +517,18 @@ async def test_a_silent_tls_server_times_out(prober: Prober) -> None:
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+
+
+async def test_an_upgrade_among_other_options_of_the_connection_is_one(prober: Prober) -> None:
+    async def behave(request: bytes, *rest: Any) -> None:
+        listed = accepted(request).replace(
+            b"Connection: Upgrade", b"connection: keep-alive, upgrade"
+        )
+        rest[1].write(listed + frame("Connection: Upgrade\r\n\r\n"))
+        await rest[1].drain()
+        await received(rest[0])
+
+    async with raw_target(behave) as target:
+        url = target.url().replace("http", "ws", 1)
+        found = await probed(prober, url, expect={"contains": "Connection: Upgrade\r\n\r\n"})
+    assert found.status is CheckStatus.SUCCESS
