@@ -6,6 +6,7 @@ One step has one fresh browser context, with the flow's cookies; all its actions
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from lighthouse.probes.browser_actions import (
     Press,
     WaitFor,
 )
+from lighthouse.probes.cookies import MOST_COOKIES, Cookie, Jar
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.faults import one_line
 from lighthouse.probes.steps import Flow, StepResult, failed
@@ -66,6 +68,7 @@ async def run_step(
     async with chromium.flow(
         timeout_s=timeout_s, most_bytes=step.max_bytes, verify_tls=step.verify_tls
     ) as tab:
+        await _bring_cookies(tab, flow.jar)
         ready_s = time.monotonic() - begun
         end = begun + timeout_s
         usual_end = end - min(_SHOT_SHARE * timeout_s, _SHOT_S)
@@ -87,6 +90,8 @@ async def run_step(
             if late and ready_s > _READY_SHARE * timeout_s:
                 told = f"the browser took {ready_s:.1f} s to get ready; {fault.told}"
                 fault = _Fault(Reason.PROBER_BROWSER, told)
+        if fault is None:
+            await _take_cookies(tab, flow.jar)
         if fault is not None and not tab.crashed:
             path = await _screenshot(equipment, tab, end - time.monotonic())
             if path is not None:
@@ -98,6 +103,46 @@ async def run_step(
     else:
         outcome = replace(failed(fault.reason, fault.told, took_ms), http_status=status)
     return StepResult(outcome=replace(outcome, findings=tuple(findings)))
+
+
+async def _bring_cookies(tab: Tab, jar: Jar) -> None:
+    """Let the browser begin with what earlier steps were given."""
+    from playwright.async_api import Error
+
+    for cookie in jar.every():
+        given: dict[str, Any] = {
+            "name": cookie.name,
+            "value": cookie.value,
+            "domain": cookie.domain if cookie.host_only else f".{cookie.domain}",
+            "path": cookie.path,
+            "secure": cookie.secure,
+        }
+        with suppress(Error):  # one that Chromium would not take from a server either
+            await tab.context.add_cookies([given])  # type: ignore[list-item]
+
+
+async def _take_cookies(tab: Tab, jar: Jar) -> None:
+    """Keep for later steps what the pages have set; the browser has judged who may."""
+    from playwright.async_api import Error
+
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            found = await tab.context.cookies()
+    except (Error, TimeoutError):
+        return
+    for each in found[:MOST_COOKIES]:
+        domain, expires = each.get("domain", ""), each.get("expires", -1)
+        jar.put(
+            Cookie(
+                name=each.get("name", ""),
+                value=each.get("value", ""),
+                domain=domain.removeprefix("."),
+                path=each.get("path", "/"),
+                host_only=not domain.startswith("."),
+                secure=bool(each.get("secure")),
+                expires_at=None if expires < 0 else time.monotonic() + expires - time.time(),
+            )
+        )
 
 
 class _Seen:

@@ -76,6 +76,25 @@ class Jar:
                 pairs.append(pair)
         return "; ".join(pairs) or None
 
+    def every(self, now: float | None = None) -> list[Cookie]:
+        """The cookies that have not expired, oldest first."""
+        now = time.monotonic() if now is None else now
+        return [
+            cookie
+            for cookie in self._kept.values()
+            if cookie.expires_at is None or cookie.expires_at > now
+        ]
+
+    def put(self, cookie: Cookie) -> None:
+        """Take in a cookie that somebody else has judged, such as a browser."""
+        if len(cookie.name) + len(cookie.value) > MOST_COOKIE_CHARS:
+            return
+        key = (cookie.name, cookie.domain, cookie.path)
+        self._kept.pop(key, None)
+        self._kept[key] = cookie
+        if len(self._kept) > MOST_COOKIES:
+            del self._kept[next(iter(self._kept))]
+
     def by_name(self) -> dict[str, str]:
         """The values of all cookies; of several of one name the newest."""
         return {cookie.name: cookie.value for cookie in self._kept.values()}

@@ -89,10 +89,15 @@ def run(equipment: Equipment) -> Run:
         timeout_s: float = 30.0,
         secrets: dict[str, str] | None = None,
         before: tuple[dict[str, Any], ...] = (),
+        after: tuple[dict[str, Any], ...] = (),
         **step: Any,
     ) -> Outcome:
         config = {
-            "steps": [*before, {"name": "page", "action": "browser", "actions": actions, **step}],
+            "steps": [
+                *before,
+                {"name": "page", "action": "browser", "actions": actions, **step},
+                *after,
+            ],
             "secrets": secrets or {},
         }
         parsed = probes.parse_config(MonitorType.CANARY, config)

@@ -118,6 +118,38 @@ async def test_each_flow_has_a_browser_without_a_past(site: Site, run: Run) -> N
         assert outcome.status is CheckStatus.SUCCESS, outcome.message
 
 
+async def test_the_steps_of_a_flow_share_their_cookies_with_its_browser(
+    site: Site, run: Run
+) -> None:
+    async def login(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="in", headers={"Set-Cookie": "session=s1; Path=/; HttpOnly"})
+
+    async def page(request: web.BaseRequest) -> web.Response:
+        text = (
+            f"<p>with {request.headers.get('Cookie')}</p><script>document.cookie='own=2'</script>"
+        )
+        return web.Response(text=text, content_type="text/html")
+
+    async def after(request: web.BaseRequest) -> web.Response:
+        return web.Response(text="then " + request.headers.get("Cookie", ""))
+
+    site.pages.update({"/login": login, "/": page, "/after": after})
+    outcome = await run(
+        opened(site),
+        {"do": "expect_text", "text": "with session=s1"},
+        before=({"name": "login", "action": "GET", "url": site.url("/login")},),
+        after=(
+            {
+                "name": "after",
+                "action": "GET",
+                "url": site.url("/after"),
+                "expect": {"body": {"regex": "session=s1.*own=2|own=2.*session=s1"}},
+            },
+        ),
+    )
+    assert outcome.status is CheckStatus.SUCCESS, outcome.message
+
+
 async def test_the_answers_status_is_judged(site: Site, run: Run) -> None:
     outcome = await run(opened(site, "/none"))
     assert (outcome.reason, outcome.http_status) == (Reason.STATUS_CODE, 404)
