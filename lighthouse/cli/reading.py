@@ -9,6 +9,7 @@ import click
 from lighthouse.cli.support import as_json, percent, print_facts, print_json, print_table, run, text
 
 if TYPE_CHECKING:
+    from lighthouse.cli.balances import Purse
     from lighthouse.model import Subscription
     from lighthouse.store.history import CheckRow, GapRow
     from lighthouse.store.metrics import Metric, Uptime
@@ -24,18 +25,35 @@ if TYPE_CHECKING:
 def history(id: UUID, limit: int, as_json: bool) -> None:  # noqa: A002 - the argument's name
     """The latest checks of a subscription, newest first.
 
-    A long run of missed slots is one entry; `slots` tells how many they were.
+    A long run of missed slots is one entry; `slots` tells how many they were. A balance tells how
+    long it lasts, as it fell in the last week.
     """
+    from lighthouse.cli.balances import purse
+    from lighthouse.model import MonitorType
     from lighthouse.store import catalog
     from lighthouse.store import history as store
 
-    async def read(pool: "Pool") -> "list[CheckRow | GapRow]":
+    async def read(pool: "Pool") -> "tuple[list[CheckRow | GapRow], Purse | None]":
         found = await catalog.get(pool, id)
-        return await store.recent(pool, id, limit, since=_readable_since(found))
+        since = _readable_since(found)
+        entries = await store.recent(pool, id, limit, since)
+        if found.target_type is not MonitorType.BALANCE:
+            return entries, None
+        return entries, purse(found, await store.balances(pool, id, since))
 
-    entries = run(read)
+    entries, held = run(read)
     if as_json:
-        print_json([_entry(entry) for entry in entries])
+        print_json([_entry(entry, held) for entry in entries])
+        return
+    if held is not None:
+        print_table(
+            ("time (UTC)", "status", "balance>", "latency ms>", "why"),
+            [_balance_line(entry, held) for entry in entries],
+            empty="no checks yet",
+        )
+        outlook = held.outlook()
+        if outlook is not None:
+            click.echo(outlook)
         return
     print_table(
         ("time (UTC)", "status", "http>", "latency ms>", "dns>", "tcp>", "tls>", "ttfb>", "why"),
@@ -53,13 +71,17 @@ def _readable_since(found: "Subscription") -> datetime | None:
     return datetime.now(UTC) - timedelta(days=plans.PLANS[found.tier].raw_history_days)
 
 
-def _entry(entry: "CheckRow | GapRow") -> dict[str, Any]:
+def _entry(entry: "CheckRow | GapRow", held: "Purse | None") -> dict[str, Any]:
     from dataclasses import asdict
 
     from lighthouse.store.history import CheckRow
 
     if isinstance(entry, CheckRow):
-        return asdict(entry)
+        told = asdict(entry)
+        if held is not None:
+            value = entry.value
+            told["balance"] = None if value is None else held.as_data(entry.time, int(value))
+        return told
     return {
         "time": entry.time,
         "subscription_id": entry.subscription_id,
@@ -74,18 +96,37 @@ def _line(entry: "CheckRow | GapRow") -> tuple[object, ...]:
     from lighthouse.store.history import CheckRow
 
     if not isinstance(entry, CheckRow):
-        why = f"{entry.slots} slots without a check, until {text(entry.until)}"
-        return (text(entry.time), "missed", None, None, None, None, None, None, why)
+        return (text(entry.time), "missed", None, None, None, None, None, None, _gap(entry))
     phases = [entry.timings.get(name) for name in ("dns_ms", "tcp_ms", "tls_ms", "ttfb_ms")]
-    why = ": ".join(filter(None, (entry.error_code, entry.error_message)))
     return (
-        f"{entry.time:%Y-%m-%d %H:%M:%S}.{entry.time.microsecond // 1000:03d}",
+        _moment(entry.time),
         entry.status.value,
         entry.http_status,
         entry.latency_ms,
         *phases,
-        why,
+        _why(entry),
     )
+
+
+def _balance_line(entry: "CheckRow | GapRow", held: "Purse") -> tuple[object, ...]:
+    from lighthouse.store.history import CheckRow
+
+    if not isinstance(entry, CheckRow):
+        return (text(entry.time), "missed", None, None, _gap(entry))
+    value = None if entry.value is None else held.shown(int(entry.value))
+    return (_moment(entry.time), entry.status.value, value, entry.latency_ms, _why(entry))
+
+
+def _moment(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond // 1000:03d}"
+
+
+def _why(entry: "CheckRow") -> str:
+    return ": ".join(filter(None, (entry.error_code, entry.error_message)))
+
+
+def _gap(entry: "GapRow") -> str:
+    return f"{entry.slots} slots without a check, until {text(entry.until)}"
 
 
 _METRIC_COLUMNS = (

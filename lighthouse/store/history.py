@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -178,6 +178,40 @@ async def recent(
     gaps = await recent_gaps(pool, subscription_id, limit, since)
     both: list[CheckRow | GapRow] = [*checks, *gaps]
     return sorted(both, key=lambda entry: entry.time, reverse=True)[:limit]
+
+
+#: How far back the fall of a balance is looked at: a week has its quiet days.
+BURN_WITHIN = timedelta(days=7)
+
+#: Readings that tell it: every pair of them makes a slope.
+_READINGS = 200
+
+#: By primary key; the newest reading and each n-th before it, about as many as are wanted.
+_BALANCES = """
+SELECT time, value FROM (
+       SELECT time, value, count(*) OVER () AS total,
+              row_number() OVER (ORDER BY time DESC) - 1 AS n
+         FROM check_history
+        WHERE subscription_id = %(id)s AND time >= %(since)s AND value IS NOT NULL) r
+ WHERE n %% ceil(total / %(readings)s::numeric)::bigint = 0
+ ORDER BY time DESC
+"""
+
+
+async def balances(
+    pool: Pool, subscription_id: UUID, since: datetime | None = None
+) -> list[tuple[datetime, int]]:
+    """Balances of the last days in the smallest unit, evenly thinned, newest first."""
+    begun = datetime.now(UTC) - BURN_WITHIN
+    values = {
+        "id": subscription_id,
+        "since": begun if since is None else max(begun, since),
+        "readings": _READINGS,
+    }
+    with translated():
+        async with pool.connection() as conn:
+            cursor = await conn.execute(_BALANCES, values)
+            return [(time, int(value)) for time, value in await cursor.fetchall()]
 
 
 #: One descent of the primary key a subscription, in the newest partition as a rule; the second
