@@ -128,6 +128,9 @@ def server(settings: Settings) -> Server:
             "LIGHTHOUSE_SMTP_URL: smtp:// would send the password in clear; use smtp+starttls://"
             " or smtps://"
         )
+    if bool(split.username) != bool(split.password):
+        lacking = "password" if split.username else "user"
+        raise SettingsError(f"LIGHTHOUSE_SMTP_URL: names no {lacking} for the login")
     return Server(
         scheme=split.scheme,
         host=host,
@@ -152,10 +155,8 @@ async def _deliver(http: Http, ours: Server, to: str, mail: EmailMessage) -> Ans
     client = aiosmtplib.SMTP(
         hostname=ours.host,
         port=ours.port,
-        username=ours.user,
-        password=ours.password,
         use_tls=ours.scheme == "smtps",
-        start_tls=ours.scheme == "smtp+starttls",
+        start_tls=False,  # here below, where a server without it can be told from others
         tls_context=http.trust,
         local_hostname=ours.sender.domain,
         timeout=http.timeout_s,
@@ -163,6 +164,16 @@ async def _deliver(http: Http, ours: Server, to: str, mail: EmailMessage) -> Ans
     try:
         async with asyncio.timeout(http.timeout_s):
             await client.connect()
+            if ours.scheme == "smtp+starttls":
+                await client.ehlo()
+                if not client.supports_extension("starttls"):
+                    return failed("the mail server offers no STARTTLS")
+                await client.starttls()
+            if ours.user is not None and ours.password is not None:
+                await client.ehlo()
+                if not client.supports_extension("auth"):
+                    return failed("the mail server offers no login")
+                await client.login(ours.user, ours.password)
             await client.sendmail(ours.sender.addr_spec, [to], mail.as_bytes())
             return Answer(ok=True, detail="taken by the mail server")
     except TimeoutError:

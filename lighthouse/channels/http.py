@@ -48,6 +48,7 @@ AT_ONCE = 8
 PATIENCE_S = 1.0
 
 _REFUSED = "forbidden address"
+_LIMITED = "held back by the service's rate limit"
 
 #: OpenSSL's codes for a host name, mail or IP address mismatch; their texts name the host.
 _MISMATCHES = (62, 63, 64)
@@ -188,10 +189,11 @@ class Http:
                 if mine:
                     mine, wait_s = self._pacer.turn(rates, PATIENCE_S)
                 if not mine:
-                    yield _held("held back by the service's rate limit", wait_s)
+                    yield _held(_LIMITED, wait_s)
                     return
                 await asyncio.sleep(wait_s)
-                yield gate
+                wait_s = gate.wait_s()  # another message may have met a refusal meanwhile
+                yield gate if wait_s == 0 else _held(_LIMITED, wait_s)
             finally:
                 gate.slots.release()
         finally:

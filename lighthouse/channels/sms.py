@@ -18,7 +18,7 @@ from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http, Reply
 from lighthouse.channels.pacing import Rate
 from lighthouse.channels.templates import Message
-from lighthouse.channels.texts import clip, one_line
+from lighthouse.channels.texts import clip, one_line, utf16
 from lighthouse.errors import SettingsError
 from lighthouse.model import Answer
 from lighthouse.settings import Settings
@@ -45,8 +45,11 @@ _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 #: Twilio's codes for a number that takes no texts (any more): wrong, a landline, or its owner said
 #: STOP. Sending on would cost money, or break the law.
 _GONE = frozenset({21211, 21214, 21217, 21610, 21614})
-#: Codes that blame the operator's account, number or balance, which the operator can repair.
-_OPERATORS = frozenset({20003, 20005, 21212, 21606, 21659, 21660, 21703, 30002})
+#: Codes that blame the operator's account, number, balance or permitted countries, which the
+#: operator can repair.
+_OPERATORS = frozenset(
+    {20003, 20005, 20404, 21212, 21408, 21606, 21659, 21660, 21703, 21704, 30002}
+)
 
 
 class SmsConfig(ChannelConfig):
@@ -126,17 +129,30 @@ def body(message: Message) -> str:
     text = "\n".join(line for line in lines if line)
     plain = "".join(_plainer(character) for character in text)
     if _is_gsm(plain):
-        return clip(plain, SEGMENTS * GSM_PART, _septets, "...")
-    return clip(text, SEGMENTS * UCS2_PART)
+        return clip(plain, _room(GSM_PART), _septets, "...")
+    return clip(text, _room(UCS2_PART))
 
 
 def segments(text: str) -> int:
     """How many segments a text is sent and paid as."""
     if _is_gsm(text):
-        length, single, part = _septets(text), GSM_SINGLE, GSM_PART
+        cost, single, part = _septets, GSM_SINGLE, GSM_PART
     else:
-        length, single, part = len(text.encode("utf-16-le")) // 2, UCS2_SINGLE, UCS2_PART
-    return 1 if length <= single else -(-length // part)
+        cost, single, part = utf16, UCS2_SINGLE, UCS2_PART
+    if cost(text) <= single:
+        return 1
+    count, left = 1, part
+    for character in text:
+        units = cost(character)
+        if units > left:  # a pair that does not fit goes to the next segment whole
+            count, left = count + 1, part
+        left -= units
+    return count
+
+
+def _room(part: int) -> int:
+    """Units that always fit in `SEGMENTS`: a pair may leave the last one of a segment unused."""
+    return SEGMENTS * part - (SEGMENTS - 1)
 
 
 def _is_gsm(text: str) -> bool:
@@ -158,14 +174,20 @@ def _plainer(character: str) -> str:
 
 
 def judge(reply: Reply) -> Answer:
-    """What Twilio's answer means for the delivery."""
+    """What Twilio's answer means for the delivery.
+
+    A refusal without a code is a page of something in front of Twilio, and passes.
+    """
     if 200 <= reply.status < 300:
         return Answer(ok=True, detail=f"HTTP {reply.status}")
     code = _body(reply).get("code")
     detail = f"HTTP {reply.status}" + (f" (code {code})" if isinstance(code, int) else "")
-    if reply.status in (401, 403, 408, 429) or reply.status >= 500 or code in _OPERATORS:
+    if isinstance(code, int) and code in _GONE:
+        return Answer(ok=False, detail=detail, permanent=True, gone=True)
+    passing = reply.status in (401, 403, 404, 408, 429) or reply.status >= 500
+    if passing or not isinstance(code, int) or code in _OPERATORS:
         return Answer(ok=False, detail=detail, retry_after_s=reply.retry_after_s())
-    return Answer(ok=False, detail=detail, permanent=True, gone=code in _GONE)
+    return Answer(ok=False, detail=detail, permanent=True)
 
 
 def _body(reply: Reply) -> dict[str, Any]:

@@ -130,13 +130,15 @@ def retry_after_s(reply: Reply) -> float | None:
 def judge(reply: Reply) -> Answer:
     """What Telegram's answer means for the delivery.
 
-    401 and 404 speak of the token, 403 of a bot that may not write there (any more).
+    401 and 404 speak of the token, 403 of a bot that may not write there (any more). A refusal
+    without an error_code is a page of something in front of Telegram, and passes.
     """
     detail = f"HTTP {reply.status}"
     if 200 <= reply.status < 300:
         return Answer(ok=True, detail=detail)
     body = _body(reply)
-    if reply.status == 429 or reply.status == 408 or reply.status >= 500:
+    ours = isinstance(body.get("error_code"), int)
+    if not ours or reply.status in (408, 429) or reply.status >= 500:
         return Answer(ok=False, detail=detail, retry_after_s=retry_after_s(reply))
     parameters = body.get("parameters")
     if isinstance(parameters, dict) and isinstance(parameters.get("migrate_to_chat_id"), int):
@@ -146,8 +148,7 @@ def judge(reply: Reply) -> Answer:
     known = _GONE.search(told)
     if known is not None:
         detail = f"{detail}: {known[0].lower()}"
-    ours = isinstance(body.get("error_code"), int)  # else a page of something in front
-    gone = ours and (reply.status in (401, 403, 404) or known is not None)
+    gone = reply.status in (401, 403, 404) or known is not None
     return Answer(ok=False, detail=detail, permanent=True, gone=gone)
 
 
