@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from lighthouse.errors import LocalError
-from lighthouse.local import interfaces, shop
+from lighthouse.local import interfaces, shop, wallet
 from lighthouse.model import MonitorType
 
 HOST = "127.0.0.1"
@@ -58,7 +58,12 @@ class Targets:
         http = {name: (MonitorType.HTTP, config) for name, config in self._http().items()}
         plain, secure = f"http://{HOST}:{self.http_port}", f"https://{HOST}:{self.https_port}"
         shopping = {"shopping": (MonitorType.CANARY, shop.canary(plain))}
-        return {**http, **shopping, **interfaces.monitors(plain, secure)}
+        return {
+            **http,
+            **shopping,
+            **interfaces.monitors(plain, secure),
+            **wallet.monitors(plain),
+        }
 
     def _http(self) -> Mapping[str, dict[str, Any]]:
         plain, secure = f"http://{HOST}:{self.http_port}", f"https://{HOST}:{self.https_port}"
@@ -147,4 +152,5 @@ def _application(inbox: deque[Received]) -> web.Application:
     application.router.add_post("/inbox", receive)
     shop.add_routes(application)
     interfaces.add_routes(application)
+    wallet.add_routes(application)
     return application

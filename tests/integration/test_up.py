@@ -127,6 +127,11 @@ def test_the_demo_judges_its_targets_within_30_s_and_ctrl_c_leaves_no_process(
     assert found["shopping"] == {"success"}
     assert found["feed, WebSocket"] == found["catalogue, GraphQL"] == {"success"}
     assert found["errors, GraphQL"] == {"failure"}
+    # Its balance is critical for 50 s of each half-hour; it is read all the same.
+    assert found["wallet, balance"] <= {"success", "failure"}
+    values = "SELECT min(value), max(value) FROM check_history WHERE value IS NOT NULL"
+    [(least, most)] = demo.query(values)
+    assert 4 * 10**16 <= least <= most <= 4 * 10**17
     demo.wait_for("an alert in the inbox", lambda: "failing is down" in demo.out.read_text())
 
     everything = demo.processes()
