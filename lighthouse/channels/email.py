@@ -171,7 +171,7 @@ async def _deliver(http: Http, ours: Server, to: str, mail: EmailMessage) -> Ans
                 await client.starttls()
             if ours.user is not None and ours.password is not None:
                 await client.ehlo()
-                if not client.supports_extension("auth"):
+                if not client.supported_auth_methods:
                     return failed("the mail server offers no login")
                 await client.login(ours.user, ours.password)
             await client.sendmail(ours.sender.addr_spec, [to], mail.as_bytes())
@@ -240,7 +240,9 @@ def compose_mail(sender: Address, to: str, message: Message) -> EmailMessage:
     mail["List-Unsubscribe"] = f"<mailto:{mailbox}?subject=unsubscribe%20{channel}>"
     mail.set_content(text_part(message), cte="quoted-printable")
     mail.add_alternative(html_part(message), subtype="html", cte="quoted-printable")
-    mail.set_boundary(f"lighthouse-{message.event_id}")  # a random one would differ at each try
+    # A random one would differ at each try; =_ cannot stand in what is quoted-printable, so that no
+    # text of a target ends a part.
+    mail.set_boundary(f"=_lighthouse-{message.event_id}")
     return mail
 
 
