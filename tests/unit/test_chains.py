@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lighthouse import chains, configs
 from lighthouse.chains import Level
 from lighthouse.errors import ConfigError, SettingsError
 from lighthouse.model import MonitorType
-from lighthouse.probes import parse_config
+from lighthouse.probes import balance, parse_config
 from lighthouse.sealing import Keyring
 
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
@@ -272,3 +273,12 @@ def test_a_stored_configuration_keeps_amounts_exactly_and_rpcs_sealed() -> None:
     assert "k3y" not in json.dumps(stored)
     assert parse_config(MonitorType.BALANCE, stored, keys) == config
     assert config.target() == "base 0xABaBaBaBABabABabAbAbABAbABabababaBaBABaB"
+
+
+def test_the_readmes_example_is_a_balance() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.partition("### Monitor `balance`")[2].partition("\n### ")[0]
+    example = json.loads(section.partition("```json\n")[2].partition("```")[0])
+    assert parse_config(MonitorType.BALANCE, example).target().startswith("base 0x")
+    for option in balance.BalanceConfig.model_fields.keys() - {"timeout", "retries"}:
+        assert f"| `{option}` |" in section
