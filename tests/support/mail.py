@@ -1,4 +1,4 @@
-"""A real mail server on loopback (aiosmtpd), on the test's own loop; it can be told to misbehave."""
+"""A real mail server on loopback (aiosmtpd), on the test's own loop, that misbehaves when told."""
 
 import asyncio
 import ssl
