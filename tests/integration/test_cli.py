@@ -268,6 +268,63 @@ def test_channels_are_added_listed_tested_and_removed(
     )
 
 
+def test_a_channel_is_changed_switched_off_and_on_again(
+    lighthouse: Command, migrated_url: str
+) -> None:
+    id_ = add(lighthouse)
+    config = ("--config", '{"url": "https://example.com/hook"}')
+    channel = good(lighthouse, "channels", "add", id_, "--type", "webhook", *config).strip()
+
+    def stored() -> tuple[bool, str, dict[str, str]]:
+        [found] = as_json(lighthouse, "channels", "list", id_)
+        return found["enabled"], found["min_severity"], found["metadata"]
+
+    assert stored() == (True, "warning", {"language": "en", "timezone": "UTC"})
+    changes = ("--language", "es", "--timezone", "Europe/Madrid", "--min-severity", "critical")
+    assert lighthouse("channels", "edit", channel, *changes) == (0, "", f"changed {channel}\n")
+    told = {"language": "es", "timezone": "Europe/Madrid"}
+    assert stored() == (True, "critical", told)
+    good(lighthouse, "channels", "edit", channel, "--language", "en")
+    told["language"] = "en"
+    assert stored() == (True, "critical", told)
+    assert lighthouse("channels", "disable", channel) == (0, "", f"disabled {channel}\n")
+    assert stored() == (False, "critical", told)
+    run(
+        migrated_url,
+        'UPDATE alert_channels SET metadata = metadata || \'{"disabled_reason": "HTTP 404"}\'',
+    )
+    good(lighthouse, "channels", "edit", channel, "--language", "es")
+    assert stored()[2]["disabled_reason"] == "HTTP 404"
+    assert lighthouse("channels", "enable", channel) == (0, "", f"enabled {channel}\n")
+    assert stored() == (True, "critical", {**told, "language": "es"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--language", "fr"), "lighthouse: language: 'fr' is none of en, es\n"),
+        (
+            ("--timezone", "Madrid"),
+            "lighthouse: timezone: 'Madrid' is no IANA time zone, such as Europe/Madrid\n",
+        ),
+    ],
+)
+def test_a_language_or_time_zone_that_is_not_known_is_refused(
+    lighthouse: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    id_ = add(lighthouse)
+    hook = ("--type", "webhook", "--config", '{"url": "https://example.com/hook"}')
+    channel = good(lighthouse, "channels", "add", id_, *hook).strip()
+    assert lighthouse("channels", "edit", channel, *arguments) == (2, "", message)
+    assert lighthouse("channels", "add", id_, *hook, *arguments) == (2, "", message)
+
+
+@pytest.mark.parametrize("verb", ["edit", "enable", "disable"])
+def test_a_channel_that_is_not_there_cannot_be_changed(lighthouse: Command, verb: str) -> None:
+    nobody = "00000000-0000-0000-0000-000000000009"
+    assert lighthouse("channels", verb, nobody) == (2, "", f"lighthouse: no channel {nobody}\n")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

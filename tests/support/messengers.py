@@ -11,7 +11,7 @@ from aiohttp import web
 
 from tests.support.services import Server
 
-#: Tags and attributes of Telegram's HTML mode that open links or people; we send none.
+#: The tags of Telegram's HTML mode; any other refuses the message.
 _TELEGRAM_TAGS = frozenset({"b", "i", "u", "s", "code", "pre", "a", "tg-spoiler", "blockquote"})
 
 
@@ -217,7 +217,7 @@ class Twilio(Server):
     """Messages of one account. `texts` are what was taken, `forms` whole.
 
     `answers` maps a number to the refusal (status, code) that it gets, `pages` are answered first:
-    (status, headers) of bodies that are no JSON; `answer_s` is how long each answer takes.
+    (status, headers) of bodies that are no JSON.
     """
 
     sid, token, number = "AC00000000000000000000000000000001", "tw-s3cr3t", "+15005550006"
