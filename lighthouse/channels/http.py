@@ -205,11 +205,17 @@ class Http:
         session = self._own_session if own else self._guarded_session
         if session is None:
             raise RuntimeError("the sender is not open")
+        # The operator's address can be repaired in time; no delivery ends for it.
+        invalid = Answer(ok=False, detail="the address is no valid URL", permanent=not own)
+        try:
+            address = URL(url)
+        except ValueError:  # its text holds the address
+            return invalid
         try:
             async with (
                 asyncio.timeout(self.timeout_s) as deadline,
                 session.post(
-                    URL(url), data=body, headers=headers, allow_redirects=False
+                    address, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
                 deadline.reschedule(None)  # the status is known: what follows has its own bound
@@ -225,8 +231,8 @@ class Http:
             return failed("TLS: the handshake failed")
         except aiohttp.ClientConnectorError as exc:
             return failed(connect_fault(exc.os_error))
-        except aiohttp.InvalidURL:  # its text holds the address
-            return Answer(ok=False, detail="the address is no valid URL", permanent=True)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):  # their texts hold it
+            return invalid
         except aiohttp.ClientError as exc:
             return failed(f"the connection broke ({type(exc).__name__})")
         except OSError as exc:

@@ -376,6 +376,18 @@ async def test_a_refusal_that_comes_while_another_waits_its_turn_holds_that_one_
     assert twilio.requests == 1
 
 
+@pytest.mark.parametrize("url", ["api.example", "https://api.example:x", "ftp://api.example"])
+async def test_a_wrong_address_of_the_operator_s_ends_no_delivery(
+    telegram: Telegram, twilio: Twilio, url: str
+) -> None:
+    for found in (
+        await once(telegram, to_chat(), LIGHTHOUSE_TELEGRAM_API_URL=url),
+        await once(twilio, to_phone(), LIGHTHOUSE_TWILIO_API_URL=url),
+    ):
+        assert (found.ok, found.permanent) == (False, False)
+        assert found.detail == "the address is no valid URL"
+
+
 async def test_without_an_account_an_sms_waits_for_the_operator(twilio: Twilio) -> None:
     found = await once(twilio, to_phone(), LIGHTHOUSE_TWILIO_FROM="")
     assert (found.ok, found.permanent) == (False, False)
