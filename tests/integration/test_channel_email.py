@@ -161,10 +161,10 @@ async def test_no_text_of_a_target_makes_a_header(end: str) -> None:
     assert mail["Subject"].endswith("<b>body</b> is down")
 
 
-async def test_what_a_target_sent_is_text_in_the_html_and_ends_neither_part_nor_mail() -> None:
+async def test_what_a_target_sent_is_text_in_the_html_and_does_not_end_the_mail() -> None:
     evil = (
         "<script>alert(1)</script><img src=x onerror='y'>&amp;\r\n.\r\nQUIT\r\n"
-        f'--=_lighthouse-{EVENT}--\r\n\u202egnp\u2066 "quoted" ñ 🔥'
+        '\u202egnp\u2066 "quoted" ñ 🔥'
     )
     async with MailServer() as server:
         assert (await answer(settings(server), delivery(message=evil))).ok
@@ -180,6 +180,19 @@ async def test_what_a_target_sent_is_text_in_the_html_and_ends_neither_part_nor_
         assert "\u202e" not in shown
         assert "\u2066" not in shown
         assert str(EVENT) in shown.splitlines()[-1]
+
+
+async def test_not_even_the_mail_s_own_boundary_in_a_target_s_text_ends_a_part() -> None:
+    async with MailServer() as server:
+        assert (await answer(settings(server))).ok
+        boundary = server.mails[0].get_boundary()
+        server.raw.clear()
+        evil = f"before\r\n--{boundary}--\r\n--{boundary}\r\nContent-Type: text/html\r\n\r\nafter"
+        assert (await answer(settings(server), delivery(message=evil))).ok
+    assert server.mails[0].get_boundary() == boundary
+    for shown in parts(server):
+        assert f"--{boundary}--" in shown
+        assert "after" in shown
 
 
 async def test_long_texts_are_cut_and_no_line_is_longer_than_mail_allows() -> None:

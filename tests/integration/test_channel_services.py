@@ -335,6 +335,7 @@ async def test_an_sms_never_has_more_than_three_segments(twilio: Twilio, text: s
         (403, 21408, False, False),
         (400, 21606, False, False),
         (404, 20404, False, False),
+        (404, 20006, False, False),
         (401, 20003, False, False),
         (429, 20429, False, False),
         (500, 20500, False, False),
