@@ -3,10 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -23,102 +22,25 @@ from lighthouse.model import (
     Answer,
     Delivery,
     DeliveryState,
-    Severity,
     from_slot,
-    to_slot,
 )
-from lighthouse.settings import Settings, load
 from lighthouse.store import outbox
 from lighthouse.store.pool import Pool
+from tests.support.couriers import (
+    SENT,
+    courier,
+    eventually,
+    happen,
+    make_due,
+    only,
+    rows,
+    settings,
+    subscribe,
+    until_all_sent,
+)
 from tests.support.services import Discord, Receiver
 
-SENT, PENDING = DeliveryState.SENT, DeliveryState.PENDING
-
-
-def settings(timeout_s: float = 2.0, **more: str) -> Settings:
-    return load(
-        {
-            "LIGHTHOUSE_EGRESS_ALLOW": "127.0.0.0/8",
-            "LIGHTHOUSE_ALERT_TIMEOUT_S": str(timeout_s),
-            **more,
-        }
-    )
-
-
-@asynccontextmanager
-async def courier(pool: Pool, timeout_s: float = 2.0, **more: str) -> AsyncIterator[Courier]:
-    async with Sender(settings(timeout_s, **more)) as sender:
-        yield Courier(pool, sender)
-
-
-async def rows(pool: Pool, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    async with pool.connection() as connection:
-        cursor = await connection.execute(query, values)
-        return await cursor.fetchall() if cursor.description else []
-
-
-async def subscribe(pool: Pool, kind: str = "webhook", **config: str) -> UUID:
-    """A subscription with one channel."""
-    ((found,),) = await rows(
-        pool,
-        "WITH u AS (INSERT INTO users (wallet_address) VALUES (%s) RETURNING id),"
-        " s AS (INSERT INTO subscriptions (user_id, name, target_type, target_config, status)"
-        " SELECT id, 'Shop', 'http', '{}', 'active' FROM u RETURNING id),"
-        " c AS (INSERT INTO alert_channels (subscription_id, channel_type, channel_config)"
-        " SELECT id, %s, %s FROM s)"
-        " SELECT id FROM s",
-        f"0x{uuid4().hex}{uuid4().hex[:8]}",
-        kind,
-        Jsonb(config),
-    )
-    assert isinstance(found, UUID)
-    return found
-
-
-async def happen(
-    pool: Pool, subscription_id: UUID, kind: AlertType = AlertType.DOWNTIME, ago_ms: int = 1000
-) -> int:
-    """An event of the subscription; its slot."""
-    ((now,),) = await rows(pool, "SELECT now()")
-    event = outbox.Event(
-        subscription_id=subscription_id,
-        slot=to_slot(now) - ago_ms,
-        alert_type=kind,
-        severity=Severity.CRITICAL,
-        title="Shop is down",
-        message="status 503",
-        context={"name": "Shop", "reason": "status_code", "http_status": 503},
-    )
-    async with pool.connection() as connection, connection.transaction():
-        await outbox.enqueue(connection, event)
-    return event.slot
-
-
-async def only(pool: Pool) -> outbox.Alert:
-    found = await outbox.alerts(pool)
-    assert len(found) == 1
-    return found[0]
-
-
-async def make_due(pool: Pool) -> None:
-    await rows(pool, "UPDATE alert_history SET next_attempt_at = now() WHERE state = 'pending'")
-
-
-async def eventually(seen: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if seen():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("did not happen within 5 s")
-
-
-async def until_all_sent(pool: Pool, couriers: list[Courier], deadline_s: float = 15.0) -> None:
-    """What beat does: look again and again."""
-    ends = time.monotonic() + deadline_s
-    while {alert.state for alert in await outbox.alerts(pool, limit=1000)} != {SENT}:
-        assert time.monotonic() < ends
-        await asyncio.gather(*(one.deliver_due() for one in couriers))
-        await asyncio.sleep(0.05)
+PENDING = DeliveryState.PENDING
 
 
 async def test_an_event_reaches_discord_and_a_webhook_and_its_check_knows(pool: Pool) -> None:
@@ -299,94 +221,6 @@ async def test_a_deleted_discord_webhook_is_asked_once_and_never_again(pool: Poo
     ]
     ((metadata,),) = await rows(pool, "SELECT metadata FROM alert_channels WHERE NOT enabled")
     assert metadata["disabled_reason"] == "HTTP 404 (code 10015)"
-
-
-async def add_channel(
-    pool: Pool, subscription_id: UUID, url: str, min_severity: str, **metadata: str
-) -> UUID:
-    ((found,),) = await rows(
-        pool,
-        "INSERT INTO alert_channels (subscription_id, channel_type, channel_config, min_severity,"
-        " metadata) VALUES (%s, 'webhook', %s, %s, %s) RETURNING id",
-        subscription_id,
-        Jsonb({"url": url}),
-        min_severity,
-        Jsonb(metadata),
-    )
-    assert isinstance(found, UUID)
-    return found
-
-
-async def test_the_owner_of_a_lost_channel_hears_of_it_once_on_another(pool: Pool) -> None:
-    async with Discord() as discord, Receiver() as receiver, courier(pool) as mine:
-        discord.deleted.add("1")
-        one = await subscribe(pool, "discord", webhook_url=discord.url())
-        stranger = await subscribe(pool, "webhook", url=f"{receiver.base}/stranger")
-        # It hears of it whatever it wants to hear of else.
-        await add_channel(
-            *(pool, one, f"{receiver.base}/owner", "critical"),
-            language="es",
-            timezone="Europe/Madrid",
-        )
-        for ago in (3000, 2000):
-            await happen(pool, one, ago_ms=ago)
-        for _ in range(3):
-            await mine.deliver_due()
-        await happen(pool, stranger)
-        await mine.deliver_due()
-    assert receiver.paths == ["/owner"] * 3 + ["/stranger"]
-    told = [json.loads(body)["data"] for body in receiver.bodies[:3]]
-    assert [each["title"] for each in told] == [
-        *["Shop está caído"] * 2,
-        "Shop: el canal discord se ha desactivado",
-    ]
-    assert len(set(receiver.ids)) == 4
-    assert len([a for a in await outbox.alerts(pool) if a.alert_type is AlertType.OPERATOR]) == 1
-    kinds = await rows(pool, "SELECT channel_type::text FROM alert_channels WHERE NOT enabled")
-    assert kinds == [("discord",)]
-
-
-async def test_a_lost_notice_that_its_channel_loses_too_ends(pool: Pool) -> None:
-    async with Discord() as discord, courier(pool) as mine:
-        discord.deleted |= {"1", "2"}
-        one = await subscribe(pool, "discord", webhook_url=discord.url("1"))
-        await happen(pool, one)
-        await rows(
-            pool,
-            "INSERT INTO alert_channels (subscription_id, channel_type, channel_config)"
-            " VALUES (%s, 'discord', %s)",
-            one,
-            Jsonb({"webhook_url": discord.url("2")}),
-        )
-        for _ in range(4):
-            await mine.deliver_due()
-        assert await outbox.due_count(pool) == 0
-    assert discord.requests == 2
-    assert await rows(pool, "SELECT count(*) FROM alert_channels WHERE enabled") == [(0,)]
-
-
-async def test_a_channel_that_was_repaired_meanwhile_stays_on_and_nobody_is_told(
-    pool: Pool,
-) -> None:
-    one = await subscribe(pool, "webhook", url="http://127.0.0.1:9/old")
-    await add_channel(pool, one, "http://127.0.0.1:9/other", "critical")
-    await happen(pool, one)
-    (claimed,) = [
-        each
-        for each in await outbox.claim(pool, 2, 30.0)
-        if each.channel is not None and each.channel.channel_config["url"].endswith("old")
-    ]
-    await rows(
-        pool,
-        "UPDATE alert_channels SET channel_config = %s WHERE id = %s",
-        Jsonb({"url": "http://127.0.0.1:9/new"}),
-        claimed.channel_id,
-    )
-    assert await outbox.mark_end(
-        pool, claimed, DeliveryState.GAVE_UP, "HTTP 410", disable_channel=True
-    )
-    assert await rows(pool, "SELECT count(*) FROM alert_channels WHERE enabled") == [(2,)]
-    assert [a.alert_type for a in await outbox.alerts(pool)] == [AlertType.DOWNTIME] * 2
 
 
 class Buggy(Sender):
