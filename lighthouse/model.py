@@ -207,6 +207,37 @@ NO_TIMINGS = Timings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What a target showed of itself in TLS; told where it is refused or ends soon."""
+
+    fingerprint: str  #: SHA-256 of its DER form, lower-case hex
+    expires_at: datetime
+    subject: str = ""  #: one line
+    issuer: str = ""  #: one line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Below which balances to warn and to alarm, in the smallest unit; None: never."""
+
+    alert_at: int | None = None
+    critical_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """What another worker found of a target right after this one called it down."""
+
+    worker: str
+    region: str | None
+    status: CheckStatus
+    reason: Reason | None
+    message: str | None
+    latency_ms: float | None
+    http_status: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One assertion of a check and what was found: for people who look at a single check."""
 
@@ -239,6 +270,9 @@ class Outcome:
     timings: Timings = NO_TIMINGS
     cert_expires_at: datetime | None = None
     value: int | None = None  #: a balance in the smallest unit
+    bounds: Bounds | None = None  #: set with `value`
+    certificate: Certificate | None = None  #: the target's own, if refused or soon to end
+    addresses: tuple[str, ...] = ()  #: that its name stood for; kept unless success
     snippet: str | None = None  #: the beginning of the body; kept unless success
     attempts: int = 1
     findings: tuple[Finding, ...] = ()  #: filled only where somebody looks (`lighthouse check`)
@@ -247,7 +281,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """An outcome at its slot: one row of `check_history`, already storable."""
+    """An outcome at its slot: one row of `check_history`, already storable.
+
+    The last four fields are no columns: they are for the verdicts and incidents that it causes.
+    """
 
     subscription_id: UUID
     slot: int  #: ms since the epoch
@@ -264,6 +301,10 @@ class Result:
     attempts: int = 1
     delay_ms: int = 0
     region: str | None = None
+    bounds: Bounds | None = None
+    certificate: Certificate | None = None
+    addresses: tuple[str, ...] = ()
+    confirmation: Confirmation | None = None
 
     @classmethod
     def of(
@@ -295,6 +336,9 @@ class Result:
             attempts=min(outcome.attempts, 32767),
             delay_ms=min(max(delay_ms, 0), _INT32_MAX),
             region=region,
+            bounds=outcome.bounds,
+            certificate=outcome.certificate,
+            addresses=() if success else outcome.addresses,
         )
 
 
