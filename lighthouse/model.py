@@ -86,6 +86,7 @@ class ChannelType(StrEnum):
     SLACK = "slack"
     WEBHOOK = "webhook"
     SMS = "sms"
+    APPRISE = "apprise"
 
 
 class AlertType(StrEnum):
@@ -95,6 +96,9 @@ class AlertType(StrEnum):
     LOW_BALANCE = "low_balance"
     CERTIFICATE_EXPIRY = "certificate_expiry"
     OPERATOR = "operator"  #: about the fleet itself, not about a target
+    FLAPPING = "flapping"
+    COVERAGE = "coverage"
+    SUMMARY = "summary"  #: what an hour's limit withheld
 
 
 class Severity(StrEnum):
@@ -174,9 +178,20 @@ def from_slot(slot: int) -> datetime:
     return EPOCH + timedelta(milliseconds=slot)
 
 
-def event_id(subscription_id: UUID, slot: int, alert_type: AlertType) -> UUID:
-    """The identity of an event: the same for every worker that sees the same transition."""
-    return uuid5(EVENT_NAMESPACE, f"{subscription_id}:{slot}:{alert_type.value}")
+def event_id(
+    subscription_id: UUID,
+    slot: int,
+    alert_type: AlertType,
+    about: AlertType = AlertType.DOWNTIME,
+) -> UUID:
+    """The identity of an event: the same for every worker that sees the same transition.
+
+    `about` tells recoveries apart, of which one slot may bring several.
+    """
+    name = f"{subscription_id}:{slot}:{alert_type.value}"
+    if alert_type is AlertType.RECOVERY and about is not AlertType.DOWNTIME:
+        name += f":{about.value}"
+    return uuid5(EVENT_NAMESPACE, name)
 
 
 def storable(text: str | None, limit: int) -> str | None:
@@ -222,6 +237,9 @@ class Bounds:
 
     alert_at: int | None = None
     critical_at: int | None = None
+    #: From where on an alert ends: its threshold and a margin.
+    alert_clear_at: int | None = None
+    critical_clear_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,6 +415,27 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What is true of an alert when it is due. Times are PostgreSQL's."""
+
+    now: datetime
+    created_at: datetime
+    held: str | None = None  #: why it waited until now
+    holdable: bool = False  #: of a target: maintenance and parents hold it
+    begins: bool = False  #: it tells of an incident that began or grew worse
+    reminder: bool = False
+    closed: bool = False  #: the incident has ended
+    acknowledged: bool = False
+    watched: bool = True  #: the subscription is active
+    maintenance_until: datetime | None = None
+    down_parent: str | None = None  #: a parent's name
+    unsure_parent: bool = False  #: a parent has not been judged since the child failed
+    changed_since: bool = False  #: the target has changed again
+    still_until: datetime | None = None  #: a flapping target must hold still until then
+    limited: bool = False  #: alerts of this hour are being withheld
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One event on its way to one channel: a claimed row of `alert_history`.
 
@@ -416,8 +455,12 @@ class Delivery:
     attempt: int  #: of this try, from 1
     lease_token: UUID
     created_at: datetime
-    age_s: float  #: since created_at, by PostgreSQL's clock
+    age_s: float  #: since the first try, by PostgreSQL's clock
     channel: Channel | None
+    circumstances: Circumstances
+    incident_id: UUID | None = None
+    opened_at: datetime | None = None  #: of the incident
+    whole: bool = False  #: nobody was told that it began: tell the whole story
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

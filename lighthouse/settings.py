@@ -116,6 +116,14 @@ class Settings(BaseSettings):
     raw_history_days: int = Field(
         default=90, ge=8, description="Days that check_history keeps; set by `db upgrade`."
     )
+    alerts_per_subscription: int = Field(
+        default=20,
+        ge=0,
+        description="Alerts an hour of one subscription; the rest comes as a summary. 0: no limit.",
+    )
+    alerts_per_user: int = Field(
+        default=200, ge=0, description="The same of one wallet's subscriptions together."
+    )
     alert_timeout_s: float = Field(
         default=10.0, gt=0, le=60, description="Seconds that a channel's service may take."
     )

@@ -15,7 +15,7 @@ from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
 from lighthouse.channels.templates import LANGUAGES, Message, check_timezone, compose, compose_test
 from lighthouse.configs import shown, validated
-from lighthouse.errors import ConfigError, SettingsError
+from lighthouse.errors import ConfigError, SealedError, SettingsError
 from lighthouse.model import Answer, Channel, ChannelType, Delivery
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
@@ -138,7 +138,9 @@ class Sender:
             config = parse_config(channel.channel_type, channel.channel_config, self._keys)
         except ConfigError as exc:
             detail = f"its configuration: {exc}"
-            return Answer(ok=False, detail=detail, permanent=True, unreadable=True)
+            # Another worker may have the key, or this one be given it, within the 24 hours.
+            sealed = isinstance(exc, SealedError)
+            return Answer(ok=False, detail=detail, permanent=not sealed, unreadable=True)
         kind = _kind(channel.channel_type)
         try:
             kind.require(self._settings)

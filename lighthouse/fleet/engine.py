@@ -29,6 +29,7 @@ from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 from lighthouse.store import rollups, upkeep
 from lighthouse.store import sweep as sweeping
+from lighthouse.store.budgets import Limits
 from lighthouse.store.migrate import require_migrated
 from lighthouse.store.outbox import enqueue_operator
 from lighthouse.store.pool import open_pool, reach, translated
@@ -112,6 +113,9 @@ class Engine:
             flush_s=settings.flush_ms / 1000,
             flush_rows=settings.flush_rows,
             max_buffered=settings.max_buffered,
+            limits=Limits(
+                subscription=settings.alerts_per_subscription, user=settings.alerts_per_user
+            ),
             committed=self._batches.committed,
             alerted=self._alerted,
         )
