@@ -12,8 +12,8 @@ import structlog
 
 from lighthouse.errors import StoreError
 from lighthouse.model import Result
-from lighthouse.store.pool import Pool
 from lighthouse.store.budgets import Limits
+from lighthouse.store.pool import Pool
 from lighthouse.store.record import DEFAULT_LIMITS, Recorded, record
 
 log = structlog.get_logger(__name__)
