@@ -390,6 +390,7 @@ class Subscription:
     expires_at: datetime | None
     cancelled_at: datetime | None
     metadata: Mapping[str, Any]
+    alerting: Mapping[str, Any] = field(default_factory=dict)  #: alerting.Alerting, as given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,6 +404,7 @@ class Channel:
     enabled: bool
     min_severity: Severity
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    escalate_after_s: int = 0  #: hears only of what lasts so long and nobody has acknowledged
 
     @property
     def language(self) -> str:
@@ -429,7 +431,7 @@ class Circumstances:
     watched: bool = True  #: the subscription is active
     maintenance_until: datetime | None = None
     down_parent: str | None = None  #: a parent's name
-    unsure_parent: bool = False  #: a parent has not been judged since the child failed
+    unsure_parent: bool = False  #: the check that decides between parent and child is to come
     changed_since: bool = False  #: the target has changed again
     still_until: datetime | None = None  #: a flapping target must hold still until then
     limited: bool = False  #: alerts of this hour are being withheld

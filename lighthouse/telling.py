@@ -11,8 +11,8 @@ from lighthouse.model import Circumstances, DeliveryState
 
 #: What is held is looked at again after so long: what ends a hold is seen by then.
 LOOK_AGAIN_S = 30.0
-#: A parent not judged since its child failed is waited for: in steps, and at the most.
-PARENT_STEP_S, PARENT_S = 2.0, 150.0
+#: A check that decides between parent and child is waited for in steps of so long.
+PARENT_STEP_S = 2.0
 #: Nobody is helped by news that was held for longer.
 LONGEST_HOLD = timedelta(days=7)
 
@@ -74,8 +74,7 @@ def _hold(found: Circumstances) -> Hold | None:
         return Hold(why=MAINTENANCE, seconds=_until(found.maintenance_until, found.now))
     if found.down_parent is not None:
         return Hold(why=PARENT, seconds=LOOK_AGAIN_S)
-    waited = (found.now - found.created_at).total_seconds()
-    if found.unsure_parent and found.held in (None, PARENT) and waited < PARENT_S:
+    if found.unsure_parent:
         return Hold(why=PARENT, seconds=PARENT_STEP_S)
     return None
 

@@ -3,6 +3,7 @@
 A new channel type is a file with a configuration and an async function, and a line in `CHANNELS`.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -128,6 +129,15 @@ class Sender:
             delivery.channel,
             compose(delivery, delivery.channel.language, delivery.channel.timezone),
         )
+
+    def address(self, channel: Channel) -> str:
+        """What stands for where a channel leads: the same for all that lead there."""
+        try:
+            config = parse_config(channel.channel_type, channel.channel_config, self._keys)
+        except ConfigError:
+            return str(channel.id)
+        told = f"{channel.channel_type.value} {config.model_dump_json()}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
     async def send_test(self, channel: Channel) -> Answer:
         """Send a message that only shows that the channel works."""

@@ -53,6 +53,10 @@ TRIES_KEPT = 30
 #: What is no news of a target itself: neither maintenance nor a parent holds it.
 _UNHELD = (AlertType.RECOVERY, AlertType.OPERATOR, AlertType.SUMMARY)
 
+#: Seconds that an alert waits for a parent's first check after its child's failure, and for the
+#: child's first check after its parent's recovery: both mostly change what is to be told.
+PARENT_S = 150
+
 # Found by idx_alert_history_pending. SKIP LOCKED leaves what another courier is claiming to it; a
 # row whose lease has run out is claimed again, because its courier died between claim and mark.
 # What is true of each (lighthouse.telling) is read with it, all of it by primary keys and
@@ -96,10 +100,17 @@ SELECT a.event_id, a.channel_id, a.time, a.subscription_id, a.alert_type, a.seve
        i.id IS NOT NULL AND EXISTS (
            SELECT FROM subscription_parents sp
              JOIN subscriptions p ON p.id = sp.parent_id AND p.status = 'active'
-            WHERE sp.subscription_id = s.id AND NOT EXISTS (
-                  SELECT FROM check_history h
-                   WHERE h.subscription_id = p.id AND h.time > i.first_failure_at
-                     AND h.status IN ('success', 'failure', 'timeout'))) AS unsure_parent,
+             JOIN subscription_state ps ON ps.subscription_id = p.id
+            WHERE sp.subscription_id = s.id AND (
+                  (a.created_at > now() - interval '{PARENT_S} s' AND NOT EXISTS (
+                      SELECT FROM check_history h
+                       WHERE h.subscription_id = p.id AND h.time > i.first_failure_at
+                         AND h.status IN ('success', 'failure', 'timeout')))
+               OR (ps.since > i.opened_at AND ps.since > now() - interval '{PARENT_S} s'
+                   AND NOT EXISTS (
+                      SELECT FROM check_history h
+                       WHERE h.subscription_id = s.id AND h.time > ps.since
+                         AND h.status IN ('success', 'failure', 'timeout'))))) AS unsure_parent,
        EXISTS (SELECT FROM alert_budgets b
                 WHERE b.owner_id IN (s.id, s.user_id) AND b.hour = date_trunc('hour', now(), 'UTC')
                   AND b.withheld > 0) AS limited
