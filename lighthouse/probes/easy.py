@@ -6,16 +6,17 @@ Handles are reused: most options stay as they are, and a plain GET sets only its
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import pycurl
 
 from lighthouse import __version__
 from lighthouse.model import Reason, Timings
-from lighthouse.probes import faults
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Special, TransportError
+from lighthouse.probes import evidence, faults
+from lighthouse.probes.transport import HttpRequest, HttpResponse, Proxy, Special, TransportError
 
 #: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
 #: targets at the largest body each would otherwise be a gigabyte.
@@ -75,6 +76,7 @@ class Handle:
         "headers",
         "held",
         "kept",
+        "known",
         "names",
         "out_of_memory",
         "received",
@@ -106,6 +108,7 @@ class Handle:
         self.received = self.room = self.held = self.claimed = self.socket_errno = 0
         self.truncated = self.out_of_memory = False
         self.refused: tuple[str, str] | None = None
+        self.known: Sequence[str] = ()
         self.timeout_s = 0.0
         if self.kept:
             self.kept = []
@@ -176,10 +179,15 @@ class Handle:
         timeout_s: float,
         left_s: float,
         names: list[str],
+        known: Sequence[str],
         dns_ms: float | None,
     ) -> None:
-        """Set the exchange up. `names`: what libcurl shall forget and know of names."""
+        """Set the exchange up. `names`: what libcurl shall forget and know of names.
+
+        `known`: the target's addresses, which are told where no success comes of it.
+        """
         self.request = request
+        self.known = known
         self.timeout_s = timeout_s
         self.room = request.keep_body_bytes
         self.dns_ms = dns_ms
@@ -291,12 +299,20 @@ class Handle:
         info = easy.getinfo
         status = info(pycurl.RESPONSE_CODE)
         location = info_text(easy, pycurl.REDIRECT_URL) if 300 <= status < 400 else None
-        if status == 407 and self.request.special is not None and self.request.special.proxy:
+        address = None
+        if self.request.special is None or self.request.special.proxy is None:
+            opened = self.addresses
+            address = opened[0] if len(opened) == 1 else info_text(easy, pycurl.PRIMARY_IP)
+        elif status == 407:
             return TransportError(
                 reason=Reason.PROBER_PROXY,
                 message="the proxy refused with status 407",
                 timings=_timings(easy, self.dns_ms),
+                addresses=evidence.addresses((), self.known),
             )
+        ends = certificate = None
+        if self.request.url.startswith("https"):
+            ends, certificate = leaf(easy)
         return HttpResponse(
             status=status,
             version=_VERSIONS.get(info(pycurl.INFO_HTTP_VERSION)),
@@ -307,7 +323,10 @@ class Handle:
             content_type=info_text(easy, pycurl.CONTENT_TYPE),
             headers=parse_headers(self.headers) if self.headers else _NO_HEADERS,
             location=location,
-            cert_expires_at=cert_expiry(easy) if self.request.url.startswith("https") else None,
+            cert_expires_at=ends,
+            certificate=certificate,
+            address=address,
+            addresses=self.known,
         )
 
     def error(self, code: int, text: str) -> TransportError:
@@ -317,7 +336,7 @@ class Handle:
         info = easy.getinfo
         timings = _timings(easy, self.dns_ms)
         total_ms = info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0)
-        expires = cert_expiry(easy) if request.url.startswith("https") else None
+        ends, certificate = leaf(easy) if self._shown_certificate(code) else (None, None)
         if self.out_of_memory:
             reason, message = Reason.PROBER_MEMORY, "the prober's memory for bodies is in use"
         else:
@@ -349,8 +368,39 @@ class Handle:
             message=message,
             total_ms=total_ms,
             timings=timings,
-            cert_expires_at=expires,
+            cert_expires_at=ends,
+            certificate=certificate,
+            addresses=self._addresses(),
         )
+
+    def _proxy(self) -> Proxy | None:
+        special = self.request.special
+        return None if special is None else special.proxy
+
+    def _shown_certificate(self, code: int) -> bool:
+        """Whether a certificate that came is the target's, and not that of the proxy before it."""
+        proxy = self._proxy()
+        if not self.request.url.startswith("https"):
+            return False
+        if proxy is None or proxy.kind != "https":
+            return True
+        info = self.easy.getinfo
+        if code == faults.PEER_FAILED_VERIFICATION:
+            return not info(pycurl.PROXY_SSL_VERIFYRESULT)
+        return bool(info(pycurl.POSTTRANSFER_TIME_T) > 0)
+
+    def _addresses(self) -> tuple[str, ...]:
+        """The target's addresses after a fault; its proxy's only where the guard refused that."""
+        if self._proxy() is not None:
+            if self.refused is not None and not self.addresses:
+                return (self.refused[0],)
+            return evidence.addresses((), self.known)
+        first = tuple(self.addresses)
+        if self.easy.getinfo(pycurl.CONNECT_TIME_T) > 0:
+            connected = info_text(self.easy, pycurl.PRIMARY_IP)
+            first = (connected, *first) if connected else first
+        known = self.known or ((self.request.host,) if self.request.numeric else ())
+        return evidence.addresses(first, known)
 
 
 def _timings(easy: Any, dns_ms: float | None) -> Timings:
@@ -391,15 +441,22 @@ def parse_headers(lines: list[bytes]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def cert_expiry(easy: Any) -> datetime | None:
-    """When the target's own certificate ends; known although it was refused."""
+def leaf(easy: Any) -> tuple[datetime | None, bytes | None]:
+    """When the target's own certificate ends, and its PEM form; known although it was refused."""
     chain = easy.getinfo_raw(pycurl.INFO_CERTINFO)  # bytes: a subject may be no text
-    for key, value in chain[0] if chain else ():
+    if not chain or not chain[0]:
+        return None, None
+    ends = None
+    for key, value in chain[0]:
         if key == b"Expire date":
-            return parse_expiry(value.decode("ascii", "replace"))
-    return None
+            ends = parse_expiry(value.decode("ascii", "replace"))
+            break
+    key, value = chain[0][-1]
+    return ends, value if key == b"Cert" else None
 
 
+#: The same certificates come again every interval, and reading their times is slow.
+@lru_cache(maxsize=4096)
 def parse_expiry(text: str) -> datetime | None:
     """libcurl's form of a certificate's time, ``Nov 24 03:25:00 2026 GMT``."""
     try:
