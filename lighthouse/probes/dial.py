@@ -20,10 +20,10 @@ from lighthouse import urls
 from lighthouse.model import Reason
 from lighthouse.probes import faults
 from lighthouse.probes.curl import find_ca_file
-from lighthouse.probes.easy import has_route
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.faults import Evidence
 from lighthouse.probes.resolver import Unresolved
+from lighthouse.probes.routes import has_route
 
 P = TypeVar("P", bound=asyncio.Protocol)
 

@@ -5,17 +5,16 @@ Handles are reused: most options stay as they are, and a plain GET sets only its
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import pycurl
 
 from lighthouse import __version__
-from lighthouse.model import Reason, Timings
+from lighthouse.model import Reason
 from lighthouse.probes import evidence, faults
+from lighthouse.probes.readings import info_text, leaf, parse_headers, timings
+from lighthouse.probes.routes import has_route
 from lighthouse.probes.transport import HttpRequest, HttpResponse, Proxy, Special, TransportError
 
 #: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
@@ -24,9 +23,6 @@ BUDGET_BYTES = 24 * 1024 * 1024
 
 #: What each answer may hold beside that budget, so that a few large ones never starve the small.
 OWN_BYTES = 16 * 1024
-
-#: Ends of certificates that are remembered; about 250 bytes each.
-_MOST_TIMES = 16_384
 
 _USER_AGENT = f"Lighthouse/{__version__}"
 _HEADERS = ("Accept: */*", "Accept-Encoding: identity")
@@ -305,12 +301,12 @@ class Handle:
         address = None
         if self.request.special is None or self.request.special.proxy is None:
             opened = self.addresses
-            address = opened[0] if len(opened) == 1 else info_text(easy, pycurl.PRIMARY_IP)
+            address = opened[0] if len(opened) == 1 else info_text(easy, pycurl.PRIMARY_IP) or None
         elif status == 407:
             return TransportError(
                 reason=Reason.PROBER_PROXY,
                 message="the proxy refused with status 407",
-                timings=_timings(easy, self.dns_ms),
+                timings=timings(easy, self.dns_ms),
                 addresses=evidence.addresses((), self.known),
             )
         ends = certificate = None
@@ -322,7 +318,7 @@ class Handle:
             body=self.kept[0] if len(self.kept) == 1 else b"".join(self.kept),
             truncated=self.truncated,
             total_ms=info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0),
-            timings=_timings(easy, self.dns_ms),
+            timings=timings(easy, self.dns_ms),
             content_type=info_text(easy, pycurl.CONTENT_TYPE),
             headers=parse_headers(self.headers) if self.headers else _NO_HEADERS,
             location=location,
@@ -337,7 +333,6 @@ class Handle:
         easy = self.easy
         request = self.request
         info = easy.getinfo
-        timings = _timings(easy, self.dns_ms)
         total_ms = info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0)
         ends, certificate = leaf(easy) if self._shown_certificate(code) else (None, None)
         if self.out_of_memory:
@@ -370,7 +365,7 @@ class Handle:
             reason=reason,
             message=message,
             total_ms=total_ms,
-            timings=timings,
+            timings=timings(easy, self.dns_ms),
             cert_expires_at=ends,
             certificate=certificate,
             addresses=self._addresses(),
@@ -403,76 +398,3 @@ class Handle:
             first = (connected, *first) if connected else first
         known = self.known or ((self.request.host,) if self.request.numeric else ())
         return evidence.addresses(first, known)
-
-
-def _timings(easy: Any, dns_ms: float | None) -> Timings:
-    """The phases' lengths from libcurl's marks, which count from the exchange's start in µs."""
-    info = easy.getinfo
-    named = info(pycurl.NAMELOOKUP_TIME_T)
-    connected = info(pycurl.CONNECT_TIME_T)
-    secured = info(pycurl.APPCONNECT_TIME_T)
-    sent = info(pycurl.POSTTRANSFER_TIME_T)
-    answered = info(pycurl.STARTTRANSFER_TIME_T)
-    return Timings(
-        dns_ms=dns_ms,
-        tcp_ms=(connected - named) / 1000 if connected else None,
-        tls_ms=(secured - connected) / 1000 if secured else None,
-        ttfb_ms=(answered - sent) / 1000 if answered > sent > 0 else None,
-    )
-
-
-def info_text(easy: Any, what: int) -> str | None:
-    """A text of the target's: UTF-8 where it can be that, else Latin-1."""
-    raw = easy.getinfo_raw(what)
-    if raw is None:
-        return None
-    try:
-        return str(raw, "utf-8")
-    except UnicodeDecodeError:
-        return str(raw, "latin-1")
-
-
-def parse_headers(lines: list[bytes]) -> dict[str, tuple[str, ...]]:
-    """Header lines by lower-case name; the status line and the closing empty line fall away."""
-    found: dict[str, tuple[str, ...]] = {}
-    for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon and not name.startswith("HTTP/"):
-            key = name.strip().lower()
-            found[key] = (*found.get(key, ()), value.strip())
-    return found
-
-
-def leaf(easy: Any) -> tuple[datetime | None, bytes | None]:
-    """When the target's own certificate ends, and its PEM form; known although it was refused."""
-    chain = easy.getinfo_raw(pycurl.INFO_CERTINFO)  # bytes: a subject may be no text
-    if not chain or not chain[0]:
-        return None, None
-    ends = None
-    for key, value in chain[0]:
-        if key == b"Expire date":
-            ends = parse_expiry(value.decode("ascii", "replace"))
-            break
-    key, value = chain[0][-1]
-    return ends, value if key == b"Cert" else None
-
-
-# The same certificates come again every interval, and reading a time takes 7 µs.
-@lru_cache(maxsize=_MOST_TIMES)
-def parse_expiry(text: str) -> datetime | None:
-    """libcurl's form of a certificate's time, ``Nov 24 03:25:00 2026 GMT``."""
-    try:
-        return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def has_route(address: str) -> bool:
-    """Whether this host's routing table leads to an address. UDP's connect sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 53))
-    except OSError:
-        return False
-    return True

@@ -31,6 +31,7 @@ _NAME_CHARS = 200
 #: authorities give away last 90 days, so that they are near their end for all of their life.
 _REMEMBERED = 8192
 
+# By digest. Judging runs in threads, too: two that meet read a certificate twice, and no more.
 _read_already: OrderedDict[bytes, Certificate] = OrderedDict()
 
 

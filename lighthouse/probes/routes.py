@@ -5,6 +5,7 @@ proxy connects to is judged here, as far as this host can know it.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -125,3 +126,14 @@ def _error(
         timings=Timings(dns_ms=took_ms),
         addresses=addresses[: evidence.MOST_ADDRESSES],
     )
+
+
+def has_route(address: str) -> bool:
+    """Whether this host's routing table leads to an address. UDP's connect sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 53))
+    except OSError:
+        return False
+    return True
