@@ -233,13 +233,16 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Below which balances to warn and to alarm, in the smallest unit; None: never."""
+    """Below which balances to warn and to alarm, in the smallest unit; None: never.
+
+    What began below a bound ends at its `…_clear_at`, which lies as much higher as the
+    configuration says, so that a balance on the bound does not begin and end it by turns.
+    """
 
     alert_at: int | None = None
     critical_at: int | None = None
-    #: From where on an alert ends: its threshold and a margin.
-    alert_clear_at: int | None = None
-    critical_clear_at: int | None = None
+    alert_clear_at: int | None = None  #: set with `alert_at`, and not below it
+    critical_clear_at: int | None = None  #: set with `critical_at`, and not below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
