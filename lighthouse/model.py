@@ -86,6 +86,7 @@ class ChannelType(StrEnum):
     SLACK = "slack"
     WEBHOOK = "webhook"
     SMS = "sms"
+    APPRISE = "apprise"
 
 
 class AlertType(StrEnum):

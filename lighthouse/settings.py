@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     alert_timeout_s: float = Field(
         default=10.0, gt=0, le=60, description="Seconds that a channel's service may take."
     )
+    apprise: Literal["on", "off"] = Field(
+        default="off", description="`on` allows channels of the type `apprise`."
+    )
     chromium: Path | None = Field(
         default=None,
         description="Browser of the canaries' browser steps; found on the PATH when unset.",
@@ -241,6 +244,13 @@ def current() -> Settings:
 def child_environment(**changes: str) -> dict[str, str]:
     """This process' environment with changes, for the processes that it starts."""
     return {**os.environ, **changes}
+
+
+def bare_environment() -> dict[str, str]:
+    """What Python needs to start: no secret, no proxy, no home with passwords in it."""
+    names = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def from_environment(name: str) -> str | None:
