@@ -2,8 +2,10 @@
 
 Each line is a job, {"url", "title", "body", "kind"} (without "kind" only the URL is judged), and is
 answered by one line, {"ok", "why"}. Apprise's own words are dropped: they may hold the URL.
-Usage: python -m lighthouse.apprised [NETWORK,…], the networks that may be connected to although
-private. It ends when its input ends, whatever it is doing.
+It ends when its input ends, whatever it is doing.
+
+Usage: python -m lighthouse.apprised NETWORK,…|"" CA_FILE|"" - the networks that may be connected to
+although private, and the authorities that are trusted beside the usual ones.
 """
 
 import json
@@ -14,7 +16,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
-from lighthouse.apprised.guard import LOCAL, Guard, networks
+from lighthouse.apprised.guard import LOCAL, Guard, networks, trust
 
 UNKNOWN = "apprise knows no such service"
 UNFIT = "the URL is not complete for its service"
@@ -55,7 +57,8 @@ class Sender:
         from apprise import Apprise, AppriseAttachment, NotifyFormat
         from apprise.manager_plugins import NotificationManager
 
-        url, manager = job["url"], NotificationManager()
+        url: str = job["url"]
+        manager: Any = NotificationManager()  # type: ignore[no-untyped-call]
         scheme = url.partition("://")[0].lower()
         native = scheme in ("http", "https")
         if not native and scheme not in manager:
@@ -64,7 +67,7 @@ class Sender:
             return {"ok": False, "why": UNSERVED}
         service = Apprise.instantiate(url, asset=self._asset)
         if service is None:
-            return {"ok": False, "why": UNFIT}
+            return {"ok": False, "why": UNKNOWN if native else UNFIT}
         if not native and scheme not in _schemes(service):  # its parser read another one
             return {"ok": False, "why": UNKNOWN}
         files = [value for value in vars(service).values() if isinstance(value, AppriseAttachment)]
@@ -96,13 +99,15 @@ def _read(lines: "queue.SimpleQueue[bytes]", source: BinaryIO) -> None:
     os._exit(0)  # the parent has gone; nobody hears what a plugin still does
 
 
-def main(allow: str) -> None:
+def main(allow: str, ca_file: str) -> None:
     """Answer jobs until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")  # apart from what a plugin prints
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(nothing, descriptor)
     guard = Guard(networks(allow))
+    if ca_file:
+        trust(ca_file)
     guard.install()
     sender = Sender(guard)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -114,4 +119,4 @@ def main(allow: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "")
+    main(*sys.argv[1:])

@@ -8,6 +8,7 @@ first, and only numeric addresses pass.
 import mimetypes
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Collection
 from ipaddress import ip_network
@@ -99,6 +100,21 @@ class Guard:
         raise PermissionError(reason)
 
 
+def trust(ca_file: str) -> None:
+    """Have the operator's authorities trusted wherever others are loaded."""
+
+    def adding(method: Callable[..., None]) -> Callable[..., None]:
+        def replaced(self: ssl.SSLContext, *args: Any, **kwargs: Any) -> None:
+            method(self, *args, **kwargs)
+            load(self, cafile=ca_file)
+
+        return replaced
+
+    load = ssl.SSLContext.load_verify_locations
+    for name in ("load_verify_locations", "load_default_certs"):
+        setattr(ssl.SSLContext, name, adding(getattr(ssl.SSLContext, name)))
+
+
 def networks(text: str) -> tuple[Network, ...]:
     """The operator's exceptions, comma-separated."""
     return tuple(ip_network(part) for part in text.split(",") if part)
@@ -110,33 +126,19 @@ def _look_up_first() -> None:
     def numeric(opened: socket.socket, address: Any) -> Any:
         if opened.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple):
             return address
-        found = socket.getaddrinfo(*address[:2], opened.family, opened.type)
+        host, port = address[:2]
+        found = socket.getaddrinfo(host, port, opened.family, opened.type)
         return found[0][4]
 
-    def connecting(method: Callable[..., Any]) -> Callable[..., Any]:
-        def replaced(self: socket.socket, address: Any) -> Any:
-            return method(self, numeric(self, address))
+    def with_last(method: Callable[..., Any], at: int) -> Callable[..., Any]:
+        """The method with its last argument looked up, where that many are given at least."""
+
+        def replaced(self: socket.socket, *args: Any) -> Any:
+            if len(args) < at or args[-1] is None:
+                return method(self, *args)
+            return method(self, *args[:-1], numeric(self, args[-1]))
 
         return replaced
 
-    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
-    sendto, sendmsg = socket.socket.sendto, socket.socket.sendmsg
-
-    def replaced_sendto(self: socket.socket, data: Any, *rest: Any) -> int:
-        return sendto(self, data, *rest[:-1], numeric(self, rest[-1]))
-
-    def replaced_sendmsg(
-        self: socket.socket, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None
-    ) -> int:
-        if address is None:
-            return sendmsg(self, buffers, ancdata, flags)
-        return sendmsg(self, buffers, ancdata, flags, numeric(self, address))
-
-    changes = {
-        "connect": connecting(connect),
-        "connect_ex": connecting(connect_ex),
-        "sendto": replaced_sendto,
-        "sendmsg": replaced_sendmsg,
-    }
-    for name, method in changes.items():
-        setattr(socket.socket, name, method)
+    for name, at in (("connect", 1), ("connect_ex", 1), ("sendto", 2), ("sendmsg", 4)):
+        setattr(socket.socket, name, with_last(getattr(socket.socket, name), at))

@@ -92,7 +92,7 @@ def judge(config: AppriseConfig) -> None:
     """Ask the library whether it takes a URL; without one `installed` tells. Raises ConfigError."""
     if not _there():
         return
-    child = Child("")
+    child = Child()
     try:
         answer = child.ask({"url": config.url}, JUDGE_S)
     except OSError:
@@ -140,7 +140,9 @@ class Children:
     """The children of one sender, each started when no other one is free. Not thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
-        self._allow = ",".join(map(str, settings.egress_allow))
+        allow = ",".join(map(str, settings.egress_allow))
+        authorities = "" if settings.ca_file is None else str(settings.ca_file.absolute())
+        self._argv = (allow, authorities)
         self._timeout_s = settings.alert_timeout_s
         self._slots = asyncio.Semaphore(CHILDREN)
         self._threads = ThreadPoolExecutor(CHILDREN, thread_name_prefix="apprise")
@@ -150,17 +152,18 @@ class Children:
     async def send(self, job: Mapping[str, Any]) -> Answer:
         """The answer of a child, within the timeout."""
         try:
-            await asyncio.wait_for(self._slots.acquire(), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                await self._slots.acquire()
         except TimeoutError:
             return held("waits for other messages through apprise", COME_AGAIN_S)
-        child = self._idle.pop() if self._idle else Child(self._allow)
+        child = self._free()
         self._busy.add(child)
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads, child.send, job, self._timeout_s
             )
         except asyncio.CancelledError:
-            child.close()  # its thread hears an end at once
+            child.kill()  # its thread hears of it at once
             raise
         finally:
             self._busy.discard(child)
@@ -168,9 +171,19 @@ class Children:
                 self._idle.append(child)
             self._slots.release()
 
+    def _free(self) -> "Child":
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                return child
+            child.close()  # it died between two messages
+        return Child(self._argv)
+
     def close(self) -> None:
         """End all of them."""
-        for child in (*self._idle, *self._busy):
+        for child in self._busy:
+            child.kill()
+        for child in self._idle:
             child.close()
         self._idle.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -179,8 +192,8 @@ class Children:
 class Child:
     """One process that sends, one message at a time; started at its first job."""
 
-    def __init__(self, allow: str) -> None:
-        self._allow = allow
+    def __init__(self, argv: tuple[str, str] = ("", "")) -> None:
+        self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -205,14 +218,18 @@ class Child:
         """Its answer to a job. Raises TimeoutError, and OSError when it ends or cannot start."""
         end = time.monotonic() + timeout_s
         process = self._process = self._process or self._start()
+        if self._closed:  # meanwhile
+            raise OSError("it was closed")
         if process.stdin is None or process.stdout is None:
             raise OSError("it has no pipes")
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()
+        output = select.poll()  # select() knows no descriptor above 1023
+        output.register(process.stdout, select.POLLIN)
         line = bytearray()
         while not line.endswith(b"\n"):
             left_s = end - time.monotonic()
-            if left_s <= 0 or not select.select([process.stdout], [], [], left_s)[0]:
+            if left_s <= 0 or not output.poll(left_s * 1000):
                 raise TimeoutError
             chunk = process.stdout.read1(65536)  # type: ignore[attr-defined]
             if not chunk:
@@ -222,10 +239,8 @@ class Child:
         return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        if self._closed:
-            raise OSError("it was closed")
         return subprocess.Popen(
-            [sys.executable, "-m", "lighthouse.apprised", self._allow],
+            [sys.executable, "-m", "lighthouse.apprised", *self._argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -233,12 +248,17 @@ class Child:
             start_new_session=True,
         )
 
+    def kill(self) -> None:
+        """End it beside a thread that asks it, which then closes it."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+
     def close(self) -> None:
         """End it, whatever it is doing."""
-        self._closed = True
+        self.kill()
         if self._process is None:
             return
-        self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
