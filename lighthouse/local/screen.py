@@ -18,7 +18,7 @@ from lighthouse.store.metrics import Uptime
 #: Alerts that are shown below the table, newest first.
 ALERTS_SHOWN = 5
 #: Lines around the table's rows: title, borders, alerts, troubles.
-FRAME_LINES = 14
+FRAME_LINES = 15
 
 _COLOURS = {Verdict.UP: "green", Verdict.DOWN: "red", Verdict.UNKNOWN: "yellow"}
 _SEVERITIES = {"critical": "red", "warning": "yellow", "info": "green"}
@@ -32,6 +32,7 @@ class View:
     rows: Sequence[Overview] = ()
     uptimes: Mapping[UUID, Uptime] = field(default_factory=dict)
     alerts: Sequence[Received] | None = None  #: oldest first; None where there is no inbox
+    mails: str = ""  #: the directory that keeps the mails, where there is one
     troubles: Sequence[str] = ()
 
 
@@ -44,6 +45,8 @@ def render(view: View, now: datetime) -> RenderableType:
         parts.append(Text("Alerts received", "bold"))
         newest = list(view.alerts)[: -ALERTS_SHOWN - 1 : -1]
         parts += [_alert(alert) for alert in newest] or [Text("  none yet", "dim")]
+        if view.mails:
+            parts.append(Text(f"  Mails are kept in {view.mails}", "dim", overflow="fold"))
     parts += [
         Text(trouble, "yellow", no_wrap=True, overflow="ellipsis") for trouble in view.troubles
     ]
@@ -118,4 +121,5 @@ def span(seconds: float) -> str:
 
 def _alert(alert: Received) -> Text:
     line = Text(f"  {alert.at.astimezone():%H:%M:%S} ", "dim", no_wrap=True, overflow="ellipsis")
+    line.append(f"{alert.how:<7} ", "dim")
     return line.append(alert.title, _SEVERITIES.get(alert.severity, "default"))
