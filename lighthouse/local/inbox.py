@@ -76,7 +76,9 @@ class _Handler:
 
     def __init__(self, path: Path, received: deque[Received]) -> None:
         self._path, self._received = path, received
-        self._mails = mailbox.Maildir(path)
+        for part in ("tmp", "new", "cur"):  # Maildir makes them only together with the directory
+            (path / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._mails = mailbox.Maildir(path, create=False)
         self._one = asyncio.Lock()  # a Maildir object is not thread-safe
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
