@@ -93,9 +93,15 @@ class _Handler:
                 await asyncio.to_thread(self._keep, content)
             except OSError as exc:  # a full disk: the sender tries again
                 return f"452 4.3.1 the mail cannot be kept: {exc.strerror}"
-        subject = message_from_bytes(content, policy=policy.default)["Subject"]
+        mail = message_from_bytes(content, policy=policy.default)
         self._received.append(
-            Received(at=datetime.now(UTC), title=str(subject or ""), severity="", how="mail")
+            Received(
+                at=datetime.now(UTC),
+                title=str(mail["Subject"] or ""),
+                severity="",
+                how="mail",
+                event_id=str(mail["Message-ID"] or "").strip("<>").partition(".")[0],
+            )
         )
         return "250 2.0.0 taken"
 

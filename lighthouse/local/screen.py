@@ -43,8 +43,8 @@ def render(view: View, now: datetime) -> RenderableType:
         parts.append(Text("Nothing is watched yet: lighthouse subscriptions add --help", "dim"))
     if view.alerts is not None:
         parts.append(Text("Alerts received", "bold"))
-        newest = list(view.alerts)[: -ALERTS_SHOWN - 1 : -1]
-        parts += [_alert(alert) for alert in newest] or [Text("  none yet", "dim")]
+        newest = _by_event(view.alerts)[: -ALERTS_SHOWN - 1 : -1]
+        parts += [_alert(ways) for ways in newest] or [Text("  none yet", "dim")]
         if view.mails:
             parts.append(Text(f"  Mails are kept in {view.mails}", "dim", overflow="fold"))
     parts += [
@@ -119,7 +119,18 @@ def span(seconds: float) -> str:
     return f"{whole // 60}m {whole % 60}s" if whole >= 60 else f"{whole}s"
 
 
-def _alert(alert: Received) -> Text:
-    line = Text(f"  {alert.at.astimezone():%H:%M:%S} ", "dim", no_wrap=True, overflow="ellipsis")
-    line.append(f"{alert.how:<7} ", "dim")
-    return line.append(alert.title, _SEVERITIES.get(alert.severity, "default"))
+def _by_event(alerts: Sequence[Received]) -> list[list[Received]]:
+    """Alerts of one event together, in the order in which events were first heard of."""
+    found: dict[object, list[Received]] = {}
+    for index, alert in enumerate(alerts):
+        found.setdefault(alert.event_id or index, []).append(alert)
+    return list(found.values())
+
+
+def _alert(ways: Sequence[Received]) -> Text:
+    """One line: when, by which ways and, where their languages differ, each one's words."""
+    at, hows = ways[0].at.astimezone(), ", ".join(dict.fromkeys(alert.how for alert in ways))
+    line = Text(f"  {at:%H:%M:%S} {hows:<13} ", "dim", no_wrap=True, overflow="ellipsis")
+    severity = next((alert.severity for alert in ways if alert.severity), "")
+    titles = " · ".join(dict.fromkeys(alert.title for alert in ways))
+    return line.append(titles, _SEVERITIES.get(severity, "default"))

@@ -40,6 +40,7 @@ class Received:
     title: str
     severity: str  #: "" where the message does not tell
     how: Literal["webhook", "mail"] = "webhook"
+    event_id: str = ""  #: the same however it came; "" where the message does not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,7 @@ def _application(inbox: deque[Received]) -> web.Application:
                 at=datetime.now(UTC),
                 title=str(data.get("title", "")),
                 severity=str(data.get("severity", "")),
+                event_id=str(data.get("event_id", "")),
             )
         )
         return web.Response(status=204)

@@ -16,6 +16,7 @@ from lighthouse.local.targets import Received
 def mail(subject: str) -> EmailMessage:
     found = EmailMessage()
     found["From"], found["To"], found["Subject"] = "a@lighthouse.example", inbox.ADDRESS, subject
+    found["Message-ID"] = "<event.channel@lighthouse.example>"
     found.set_content("Hola\n")
     return found
 
@@ -28,7 +29,8 @@ async def test_a_mail_is_kept_as_a_file_and_told_with_its_subject(tmp_path: Path
     received: deque[Received] = deque()
     async with inbox.receiving(tmp_path / "mails", received) as running:
         await put(running.port, "Está caído")
-    assert [(each.title, each.how) for each in received] == [("Está caído", "mail")]
+    (told,) = received
+    assert (told.title, told.how, told.event_id) == ("Está caído", "mail", "event")
     (path,) = (tmp_path / "mails" / "new").iterdir()
     assert path.suffix == ".eml"
     (kept,) = mailbox.Maildir(tmp_path / "mails", create=False)

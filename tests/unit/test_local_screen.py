@@ -107,12 +107,19 @@ def test_the_newest_alerts_stand_first_and_the_oldest_give_way() -> None:
 
 def test_an_alert_tells_how_it_came_and_the_mails_where_they_are() -> None:
     alerts = [
-        Received(at=NOW, title="shop is down", severity="critical"),
-        Received(at=NOW, title="shop está caído", severity="", how="mail"),
+        Received(at=NOW, title="shop is down", severity="critical", event_id="1"),
+        Received(at=NOW, title="feed is down", severity="", how="mail", event_id="2"),
+        Received(at=NOW, title="shop está caído", severity="", how="mail", event_id="1"),
+        Received(at=NOW, title="feed is down", severity="critical", event_id="2"),
+        Received(at=NOW, title="till is down", severity="critical"),
     ]
     text = _drawn(screen.View(title="t", alerts=alerts, mails="/data/mails"))
-    lines = [line.split(maxsplit=1)[1] for line in text.splitlines() if "shop" in line]
-    assert [line.strip() for line in lines] == ["mail    shop está caído", "webhook shop is down"]
+    lines = [line.split(maxsplit=1)[1].strip() for line in text.splitlines() if " down" in line]
+    assert lines == [
+        "webhook       till is down",
+        "mail, webhook feed is down",
+        "webhook, mail shop is down · shop está caído",
+    ]
     assert "Mails are kept in /data/mails" in text
 
 
