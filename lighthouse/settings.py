@@ -4,6 +4,7 @@ An unknown LIGHTHOUSE_… variable stops the start: a misspelt setting must not 
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -247,10 +248,12 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """What Python needs to start: no secret, no proxy, no home with passwords in it."""
-    names = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+    """What Python needs to find our packages: no secret, no proxy, no home with passwords."""
+    names = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
     kept = {name: os.environ[name] for name in names if name in os.environ}
-    return {**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    packages = os.pathsep.join(path for path in sys.path if path)
+    added = {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": packages}
+    return {**kept, **added}
 
 
 def from_environment(name: str) -> str | None:

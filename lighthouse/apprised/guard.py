@@ -15,6 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import lighthouse
 from lighthouse.addresses import Network, forbidden
 
 LOCAL = "the service would work on this machine"
@@ -22,9 +23,11 @@ LOCAL = "the service would work on this machine"
 #: Address space of the process: an answer without end must not take the machine's memory.
 MOST_MEMORY_BYTES = 1 << 30
 
-#: Directories that the interpreter, its packages and TLS read; all other files stay closed.
+#: Directories that the interpreter, its packages and TLS read; all other files stay closed. Not
+#: all of `sys.path`: a working directory may hold the fleet's keys.
 _READABLE = (
-    *{str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix)},
+    *{str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix, lighthouse.__path__[0])},
+    *(str(Path(p).resolve()) for p in sys.path if p.endswith(("site-packages", "dist-packages"))),
     *("/usr/lib/python3", "/usr/lib/ssl", "/usr/share/zoneinfo", "/etc/ssl", "/etc/pki"),
 )
 _READABLE_FILES = frozenset(
@@ -39,6 +42,7 @@ _NEVER = frozenset(
         *("syslog.openlog", "syslog.syslog", "syslog.setlogmask"),
         *("os.chflags", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename"),
         *("os.rmdir", "os.setxattr", "os.symlink", "os.truncate", "os.utime", "os.kill"),
+        "sqlite3.connect",
     }
 )
 
@@ -50,8 +54,6 @@ class Guard:
         self._allow = allow
         #: The first reason since it was last emptied; it never holds an address.
         self.refusal = ""
-        #: What an editable install or a path of the operator's adds.
-        self._packages = tuple(str(Path(path).resolve()) for path in sys.path if path)
 
     def install(self) -> None:
         """From here on, for good, for all threads."""
@@ -89,10 +91,7 @@ class Guard:
         resolved = str(Path(name).resolve())
         if name in _READABLE_FILES or resolved in _READABLE_FILES:
             return
-        if not any(
-            resolved == root or resolved.startswith(f"{root}/")
-            for root in (*_READABLE, *self._packages)
-        ):
+        if not any(resolved == root or resolved.startswith(f"{root}/") for root in _READABLE):
             self._refuse(LOCAL)
 
     def _refuse(self, reason: str) -> None:

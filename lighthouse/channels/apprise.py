@@ -240,7 +240,7 @@ class Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "lighthouse.apprised", *self._argv],
+            [sys.executable, "-P", "-m", "lighthouse.apprised", *self._argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
