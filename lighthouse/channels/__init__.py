@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from lighthouse.channels import discord, email, slack, sms, telegram, webhook
+from lighthouse.channels import apprise, discord, email, slack, sms, telegram, webhook
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
@@ -33,9 +33,18 @@ class Kind:
     send: Callable[[Http, Any, Message], Awaitable[Answer]]
     #: Raises SettingsError when the operator has not set what the type needs.
     require: Callable[[Settings], object] = lambda settings: None  # noqa: ARG005
+    #: Raises ConfigError for a configuration that somebody gives and only the type's library can
+    #: judge; it may take a second or two.
+    judge: Callable[[Any], object] = lambda config: None  # noqa: ARG005
 
 
 CHANNELS: Mapping[ChannelType, Kind] = {
+    ChannelType.APPRISE: Kind(
+        config=apprise.AppriseConfig,
+        send=apprise.send,
+        require=apprise.installed,
+        judge=apprise.judge,
+    ),
     ChannelType.DISCORD: Kind(config=discord.DiscordConfig, send=discord.send),
     ChannelType.EMAIL: Kind(config=email.EmailConfig, send=email.send, require=email.server),
     ChannelType.SLACK: Kind(config=slack.SlackConfig, send=slack.send),
@@ -54,7 +63,11 @@ def parse_config(
 
     Raises ConfigError with one line that names the field and repeats no value of it.
     """
-    return validated(_kind(type).config, config, keys)
+    kind = _kind(type)
+    read = validated(kind.config, config, keys)
+    if keys is None:
+        kind.judge(read)
+    return read
 
 
 def require_settings(type: ChannelType, settings: Settings) -> None:  # noqa: A002

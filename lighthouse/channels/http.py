@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -86,6 +86,15 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) and found >= 0 else None
 
 
+class Closing(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closing)
+
+
 class Http:
     """Posts messages on the event loop that it was opened on."""
 
@@ -97,11 +106,18 @@ class Http:
         self._guarded_session: aiohttp.ClientSession | None = None
         self._own_session: aiohttp.ClientSession | None = None
         self.trust = trust(settings.ca_file)
+        self._kept: dict[Callable[[Settings], Any], Closing] = {}
 
     async def __aenter__(self) -> "Http":
         self._guarded_session = self._session(self._guarded)
         self._own_session = self._session(None)
         return self
+
+    def keep(self, make: Callable[[Settings], C]) -> C:
+        """What a channel type keeps over messages: made at its first use, closed with this."""
+        if make not in self._kept:
+            self._kept[make] = make(self.settings)
+        return cast(C, self._kept[make])
 
     def _session(self, make_socket: Callable[[Any], socket.socket] | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -130,6 +146,9 @@ class Http:
             if session is not None:
                 await session.close()
         self._guarded_session = self._own_session = None
+        for kept in self._kept.values():
+            kept.close()
+        self._kept.clear()
 
     def _guarded(self, info: Any) -> socket.socket:
         """Make a socket, unless for an address that may not be connected to.
@@ -181,7 +200,7 @@ class Http:
                 async with asyncio.timeout(self.timeout_s):
                     await gate.slots.acquire()
             except TimeoutError:
-                yield _held("waits for earlier messages to the same address", self.timeout_s)
+                yield held("waits for earlier messages to the same address", self.timeout_s)
                 return
             try:
                 wait_s = gate.wait_s()
@@ -189,11 +208,11 @@ class Http:
                 if mine:
                     mine, wait_s = self._pacer.turn(rates, PATIENCE_S)
                 if not mine:
-                    yield _held(_LIMITED, wait_s)
+                    yield held(_LIMITED, wait_s)
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = gate.wait_s()  # another message may have met a refusal meanwhile
-                yield gate if wait_s == 0 else _held(_LIMITED, wait_s)
+                yield gate if wait_s == 0 else held(_LIMITED, wait_s)
             finally:
                 gate.slots.release()
         finally:
@@ -267,7 +286,7 @@ def failed(detail: str) -> Answer:
     return Answer(ok=False, detail=detail)
 
 
-def _held(detail: str, seconds: float) -> Answer:
+def held(detail: str, seconds: float) -> Answer:
     return Answer(ok=False, detail=detail, retry_after_s=seconds, tried=False)
 
 
