@@ -19,7 +19,16 @@ import pytest
 from aiohttp import web
 
 from lighthouse.channels import Sender
-from lighthouse.model import AlertType, Answer, Channel, ChannelType, Delivery, Severity, to_slot
+from lighthouse.model import (
+    AlertType,
+    Answer,
+    Channel,
+    ChannelType,
+    Circumstances,
+    Delivery,
+    Severity,
+    to_slot,
+)
 from lighthouse.settings import load
 from tests.support.certificates import Authority
 from tests.support.services import Server
@@ -145,6 +154,7 @@ def delivery(url: str, **changes: Any) -> Delivery:
         "lease_token": uuid4(),
         "created_at": AT,
         "age_s": 0.0,
+        "circumstances": Circumstances(now=AT, created_at=AT),
         "channel": channel,
     }
     return Delivery(**{**values, **changes})
