@@ -25,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 #: Results older than this are refused and counted: their chunk may be compressed or rolled up.
 LATE_HORIZON_MS = 7 * 86_400_000
-#: Beat knows of a changed schedule within seconds; until then it claims slots that are no more due.
-CHANGES_KNOWN_MS = 120_000
+#: Beat knows of a changed schedule within seconds, and until then claims slots that are no more
+#: due: for so long it may be stopped, or cut off from PostgreSQL while workers are not.
+CHANGES_KNOWN_MS = 3_600_000
 #: Held by every flush, shared; alone by one whose verdict might overlook rows not yet committed.
 JUDGE_LOCK = 0x6C68_6A75_6467
 #: A flush that deadlocks or loses a serialization race is tried so often.

@@ -1,4 +1,4 @@
-"""PostgreSQL as the simulator has it: the transactions of store/, each at once, over the real rules.
+"""PostgreSQL as the simulator has it: the transactions of store/, each at once, by the real rules.
 
 What is due, how silence is told, what is believed and what an event is called come from the
 product's own functions (looked up by module, so that a test can break them). What the SQL adds is
@@ -22,8 +22,8 @@ from lighthouse.model import (
     event_id,
 )
 from lighthouse.slots import Epoch
+from lighthouse.store import record
 from lighthouse.store.changes import SpecRow
-from lighthouse.store.record import CHANGES_KNOWN_MS, LATE_HORIZON_MS
 from lighthouse.verdict import Belief, Found, Judged
 from tests.support.checker import History
 
@@ -65,6 +65,8 @@ class Store:
         self.open: list[Change] = []
         self.rows: dict[UUID, dict[int, CheckStatus]] = {}
         self.judged: dict[tuple[UUID, int], tuple[int, int]] = {}
+        #: Rows that were due by what was committed when they were recorded.
+        self.asked_for: set[tuple[UUID, int]] = set()
         self.gaps: dict[UUID, list[Run]] = {}
         self.beliefs: dict[UUID, Belief] = {}
         self.told: dict[UUID, str] = {}
@@ -164,7 +166,7 @@ class Store:
         """THE transaction."""
         self._flush += 1
         now = self._clock()
-        recent = [r for r in results if r.slot > now - LATE_HORIZON_MS]
+        recent = [r for r in results if r.slot > now - record.LATE_HORIZON_MS]
         stored: list[Result] = []
         for r in recent if not self._changed(results) else filter(self._due, recent):
             rows = self.rows[r.subscription_id]
@@ -172,6 +174,8 @@ class Store:
                 rows[r.slot] = r.status
                 stored.append(r)
         for r in stored:
+            if any(e.count(r.slot - 1, r.slot) for _, e in self.epochs[r.subscription_id]):
+                self.asked_for.add((r.subscription_id, r.slot))
             if r.status.judged:
                 self.judged[r.subscription_id, r.slot] = (self._flush, self._flush)
             if self.watermark is not None and r.slot <= self.watermark:
@@ -179,7 +183,7 @@ class Store:
         self._believe(stored)
 
     def _changed(self, results: Sequence[Result]) -> bool:
-        since = min(r.slot for r in results) - CHANGES_KNOWN_MS
+        since = min(r.slot for r in results) - record.CHANGES_KNOWN_MS
         until = max(r.slot for r in results)
         return any(
             epoch.to is not None and since <= epoch.to <= until
@@ -236,7 +240,7 @@ class Store:
         for id_, epochs in self.epochs.items():
             for _, epoch in epochs:
                 for run in self._missing(id_, epoch, after, end):
-                    self._tell(run, now - LATE_HORIZON_MS)
+                    self._tell(run, now - record.LATE_HORIZON_MS)
         self.watermark = end
 
     def _missing(self, id_: UUID, epoch: Epoch, after: int, until: int) -> Iterable[Run]:
@@ -265,9 +269,7 @@ class Store:
             rows.get(run.first - n * step) is CheckStatus.MISSED
             for n in range(1, gaps.LONGEST_IN_ROWS + 1)
         )
-        how = gaps.tell(
-            run, continues=before is not None, follows_rows=follows, horizon=horizon
-        )
+        how = gaps.tell(run, continues=before is not None, follows_rows=follows, horizon=horizon)
         if how is Told.ROWS:
             for n in range(run.count):
                 rows[run.first + n * step] = CheckStatus.MISSED
