@@ -21,8 +21,8 @@ from tests.support.wire import Wire
 
 #: Each seed is about 35 ms of one core.
 SEEDS, MANY_SEEDS = range(1_000), range(1_000, 9_000)
-#: In so many seeds each of the mutations below is found.
-FEW_SEEDS = range(60)
+#: In so many seeds each of the mutations below is found, most of them in the first few.
+FEW_SEEDS = range(500)
 
 
 def explore_on_all_cores(seeds: range) -> None:

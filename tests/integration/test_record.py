@@ -415,3 +415,16 @@ async def test_a_check_that_was_claimed_after_its_schedule_had_ended_is_not_told
     gone = {(paused, from_slot(slot)), (moved, from_slot(slot + MINUTE))}
     assert set(rows) == {(r.subscription_id, from_slot(r.slot)) for r in results} - gone
     assert await fetch(pool, "SELECT 1 FROM alert_history") == []
+
+
+async def test_a_beat_that_heard_nothing_for_most_of_an_hour_has_nothing_told_of_what_was_paused(
+    pool: Pool,
+) -> None:
+    """Fails when a flush asks only for schedules that ended in the last minutes: a beat that is
+    cut off from PostgreSQL, while its workers are not, claims what was paused long ago."""
+    paused = await a_subscription(pool)
+    await a_channel(pool, paused)
+    slot = base_slot() // MINUTE * MINUTE
+    await an_epoch(pool, paused, slot - 90 * MINUTE, slot - 50 * MINUTE)
+    assert await record(pool, [result(paused, slot, DOWN)]) == Recorded(stored=0, not_due=1)
+    assert await fetch(pool, "SELECT 1 FROM alert_history") == []
