@@ -86,8 +86,9 @@ class Fleet:
         self._programs[name] = program
         self._running[name] = start(program, self.log(name))
 
-    def start_beat(self, name: str = "beat") -> None:
-        self.run(name, sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "beat")
+    def start_beat(self, name: str = "beat", **environment: str) -> None:
+        argv = (sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "beat")
+        self.run(name, *argv, **environment)
 
     def start_worker(
         self,
@@ -128,6 +129,10 @@ class Fleet:
     def ended(self, name: str) -> bool:
         """Whether a program has ended by itself."""
         return self._running[name].poll() is not None
+
+    def wait_until_ended(self, name: str) -> None:
+        """Wait for a program that ends by itself."""
+        self._running.pop(name).wait(PATIENCE_S)
 
     def again(self, name: str) -> None:
         """Start a program that was killed or stopped, just as it was."""
@@ -192,8 +197,11 @@ class Fleet:
                     )
         return made
 
+    def connection(self) -> "psycopg.Connection[Any]":
+        return psycopg.connect(self.database_url, connect_timeout=5, autocommit=True)
+
     def query(self, sql: str, *args: Any) -> Sequence[tuple[Any, ...]]:
-        with psycopg.connect(self.database_url, connect_timeout=5, autocommit=True) as connection:
+        with self.connection() as connection:
             return connection.execute(sql, args).fetchall()
 
     def scalar(self, sql: str, *args: Any) -> Any:
