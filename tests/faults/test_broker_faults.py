@@ -56,12 +56,11 @@ DIES_BEFORE_PUBLISHING = """
 import os, signal
 from celery.bin.celery import main
 from lighthouse.fleet.beat import Scheduler
-publish = Scheduler._publish
 def die(self, batches):
     if batches:
         os.kill(os.getpid(), signal.SIGKILL)
 Scheduler._publish = die
-main(["-A", "lighthouse.fleet", "beat"])
+main()
 """
 
 
@@ -74,7 +73,8 @@ def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
     fleet.subscribe(40, interval_s=20, path="/counted", retries=0)
     fleet.target_port = target
     fleet.start_worker("w1")
-    fleet.run("beat0", sys.executable, "-c", DIES_BEFORE_PUBLISHING)
+    beat = ("-A", "lighthouse.fleet", "beat")
+    fleet.run("beat0", sys.executable, "-c", DIES_BEFORE_PUBLISHING, *beat)
     # Never: claimed by a beat that died before it had sent anything.
     with redis.Redis.from_url(fleet.redis_url) as client:
         fleet.wait_until_ended("beat0")
