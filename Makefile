@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-unit test-browser test-apache test-community lint format types clean
+.PHONY: help venv demo up test test-unit faults test-browser test-apache test-community lint format types clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(READY) ## all tests, on servers that they start themselves
 
 test-unit: $(READY) ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit
+
+faults: $(READY) ## every part killed, stopped, cut off and filled up, in full length
+	$(BIN)/python -m pytest -m "" tests/faults
 
 test-browser: $(READY) ## browser steps in a real Chromium (root installs it when it is missing)
 	.ci/test-browser $(BIN)/python -m pytest tests/browser
