@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import redis.exceptions
@@ -661,13 +661,12 @@ def connected() -> Iterator[Wire]:
     """A Redis that nobody else uses, and that keeps nothing."""
     with TemporaryDirectory() as name:
         directory = Path(name)
-        with servers.running(servers.prepare_redis(directory, logs=directory / "logs")) as url:
-            parts = urlsplit(url)
-            assert parts.hostname is not None
-            assert parts.port is not None
-            with Wire(parts.hostname, parts.port, parts.password or "") as wire:
-                wire.command("CONFIG", "SET", "appendonly", "no")
-                yield wire
+        server = servers.prepare_redis(directory, logs=directory / "logs")
+        with (directory / "redis" / "redis.conf").open("a") as lines:
+            lines.write(f"appendonly no\nunixsocket {directory}/socket\n")
+        password = unquote(urlsplit(server.url).password or "")
+        with servers.running(server), Wire(f"{directory}/socket", password) as wire:
+            yield wire
 
 
 def hunt(wire: Wire, seeds: Iterable[int]) -> str:

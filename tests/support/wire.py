@@ -20,13 +20,12 @@ _GIVEN_TIME = "{math.floor(tonumber(KEYS[1]) / 1000), tonumber(KEYS[1]) % 1000 *
 class Wire:
     """One connection, used by one thread."""
 
-    def __init__(self, host: str, port: int, password: str) -> None:
-        self._socket = socket.create_connection((host, port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, path: str, password: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
         self._answers = self._socket.makefile("rb")
         self._known: set[str] = set()
-        if password:
-            self.command("AUTH", password)
+        self.command("AUTH", password)
 
     def __enter__(self) -> Self:
         return self
