@@ -105,8 +105,7 @@ def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
 def test_a_redis_that_stops_and_starts_again_and_again_costs_no_check_thirty_seconds_later(
     fleet: Fleet,
 ) -> None:
-    """Fails when beat's tick lets an error of Redis through, and when the worker's transport does
-    (see fleet/broker.py): either ends."""
+    """Fails when beat's tick lets an error through: both beats end."""
     stop_and_restart(fleet, stopped_s=6, restarts=3)
 
 

@@ -68,8 +68,8 @@ CREATE TRIGGER refuse BEFORE INSERT ON check_history FOR EACH ROW EXECUTE FUNCTI
 def test_a_cut_in_commit_a_crash_in_copy_and_a_row_that_is_refused_cost_nothing(
     fleet: Fleet, relay: Relay
 ) -> None:
-    """Fails when the recorder forgets what it could not flush, when a flush that meets its own
-    rows is not merged, and when what PostgreSQL refuses is not bisected."""
+    """Fails when the recorder forgets what it could not flush (slots are missed), and when what
+    PostgreSQL refuses is not bisected (nothing is stored any more)."""
     fleet.subscribe(60, interval_s=10)
     fleet.subscribe(10, interval_s=10, path="/toggle")
     (refused,) = fleet.subscribe(1, interval_s=10, path="/ok?refused")

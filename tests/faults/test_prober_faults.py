@@ -78,7 +78,7 @@ class Clock:
 def test_clocks_that_are_an_hour_wrong_and_stepped_decide_nothing(
     fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Fails when a delay is reckoned by the worker's clock, and when beat's decides what is due."""
+    """Fails when a delay is reckoned by the worker's clock: it is an hour off."""
     clocks = {
         name: Clock(tmp_path / f"clock-{name}", shift)
         for name, shift in (("w1", 3600), ("w2", -3600), ("beat", 3600))
