@@ -207,7 +207,7 @@ def test_slow_and_dead_names_hold_up_nothing_else_and_are_no_downtime(
 
 
 def test_a_worker_with_256_file_descriptors_blames_no_target_for_it(fleet: Fleet) -> None:
-    """Fails when EMFILE counts as a failure of the target: what answers is told as down."""
+    """Fails when EMFILE counts as an unreachable target: no check says whose fault it was."""
     fleet.subscribe(50, interval_s=10)
     fleet.subscribe(400, interval_s=10, path="/hang", timeout=3.0, retries=0)
     fleet.start_beat()
