@@ -17,6 +17,10 @@ Pool = AsyncConnectionPool[Connection]
 CONNECT_TIMEOUT_S = 5
 #: How long a caller waits for a free connection before PostgreSQL counts as away.
 POOL_TIMEOUT_S = 10.0
+#: A session that stands still inside a transaction is ended by the server after this: its process
+#: was stopped or its host has vanished, and whoever wants its locks waits for it, which in the end
+#: are all flushes of the fleet. Nothing of ours waits for anything else inside a transaction.
+IDLE_IN_TRANSACTION_MS = 15_000
 #: The kernel gives up on a silent peer after this, so that a vanished host frees its connection.
 TCP_USER_TIMEOUT_MS = 20_000
 
@@ -74,7 +78,10 @@ async def open_pool(
 
 
 async def _configure(connection: Connection) -> None:
-    await connection.execute("SET timezone TO 'UTC'")
+    await connection.execute(
+        "SET timezone TO 'UTC';"
+        f" SET idle_in_transaction_session_timeout TO {IDLE_IN_TRANSACTION_MS}"
+    )
 
 
 #: A name that the server does not know: its schema is missing, older or newer than ours.

@@ -4,6 +4,7 @@ rows that it does not take, at midnight."""
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ from lighthouse.model import CheckStatus, MonitorType, Result, Tier, to_slot
 from lighthouse.store.creation import NewSubscription, create_subscriptions
 from lighthouse.store.pool import Pool, open_pool
 from lighthouse.store.record import record
+from lighthouse.store.rollups import ROLLUP_LOCK
 from tests.support.fleet import Fleet
 from tests.support.reckoning import GRACE_S, now, reckon, rows
 from tests.support.relay import Relay
@@ -115,6 +117,41 @@ def test_a_cut_in_commit_a_crash_in_copy_and_a_row_that_is_refused_cost_nothing(
         back,
     )
     assert stored == [("error", "unstorable")]
+
+
+@pytest.mark.parametrize("inside", [b"COPY check_history", b"COMMIT"])
+def test_a_worker_that_stands_still_inside_its_transaction_holds_up_nobody_else(
+    fleet: Fleet, relay: Relay, inside: bytes
+) -> None:
+    """Fails when PostgreSQL may wait for it for ever: what a rollup wants alone, all flushes wait
+    for behind it."""
+    fleet.subscribe(60, interval_s=10)
+    fleet.start_beat()
+    fleet.start_worker("w1", DATABASE_URL=through(relay))
+    fleet.wait_for("first results", lambda: rows(fleet) >= 60)
+    still, over = threading.Event(), threading.Event()
+
+    def stand_still(data: bytes) -> bool:
+        if inside in data:
+            still.set()
+        if still.is_set():
+            over.wait()
+        return False
+
+    relay.watch = stand_still
+    fleet.wait_for("a flush", still.is_set)
+    fleet.signal("w1", signal.SIGSTOP)
+    began = time.monotonic()
+    fleet.start_worker("w2")
+    with fleet.connection() as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (ROLLUP_LOCK,))
+        assert time.monotonic() - began < 25
+        connection.execute("SELECT pg_advisory_unlock(%s)", (ROLLUP_LOCK,))
+    fleet.wait_for("results of the other worker", lambda: rows(fleet, now() - 10_000) >= 30, 30)
+    fleet.signal("w1", signal.SIGCONT)
+    over.set()
+    found = reckon(fleet)
+    found.assert_invariants()
 
 
 @pytest.fixture
