@@ -30,9 +30,6 @@ LATE_HORIZON_MS = 7 * 86_400_000
 CHANGES_KNOWN_MS = 3_600_000
 #: Held by every flush, shared; alone by one whose verdict might overlook rows not yet committed.
 JUDGE_LOCK = 0x6C68_6A75_6467
-#: A flush takes milliseconds. One that stands still inside COPY, where no timeout of statements
-#: reaches it, is ended by the server after this, in ms (PostgreSQL 17 and later).
-FLUSH_TIMEOUT_MS = 20_000
 #: A flush that deadlocks or loses a serialization race is tried so often.
 MAX_TRIES = 4
 
@@ -64,7 +61,6 @@ DEFAULT_LIMITS = Limits()
 # a snapshot taken before the lock was granted would be stale.
 _BEGIN = f"""
 BEGIN;
-{{timeout}}
 SELECT pg_advisory_xact_lock_shared({ROLLUP_LOCK});
 SELECT pg_advisory_xact_lock{{shared}}({JUDGE_LOCK});
 SELECT now(),
@@ -243,9 +239,7 @@ async def _begin(
     connection: Connection, results: Sequence[Result], alone: bool
 ) -> tuple[datetime, datetime | None, int | None, bool]:
     slots = [r.slot for r in results]
-    bounded = connection.info.server_version >= 170_000
     begin = _BEGIN.format(
-        timeout=f"SET LOCAL transaction_timeout = {FLUSH_TIMEOUT_MS};" if bounded else "",
         shared="" if alone else "_shared",
         since=min(slots) - CHANGES_KNOWN_MS,
         until=max(slots),
