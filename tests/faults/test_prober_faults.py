@@ -129,9 +129,9 @@ class Names(threading.Thread):
                 timer.daemon = True
                 timer.start()
 
-    def _send(self, answer: bytes, client: object) -> None:
+    def _send(self, answer: bytes, client: tuple[str, int]) -> None:
         with contextlib.suppress(OSError):  # the test is over
-            self._socket.sendto(answer, client)  # type: ignore[arg-type]
+            self._socket.sendto(answer, client)
 
     def _answer(self, query: bytes, *, exists: bool) -> bytes:
         end = query.index(b"\0", 12) + 5

@@ -158,8 +158,10 @@ def _alerts(found: Verdicts, history: History) -> None:
         for number, run in enumerate(known):
             needed = 0 if number == 0 and not run.down else 1
             if len(run.events) != needed:
-                kind = "down" if run.down else "up"
-                found.untold.append(f"{subscription_id} {kind} {run.slots[0]}: {len(run.events)}")
+                verdict = "down" if run.down else "up"
+                found.untold.append(
+                    f"{subscription_id} {verdict} {run.slots[0]}: {len(run.events)}"
+                )
         expected = "unknown" if not runs else "down" if runs[-1].down else "up"
         if history.believed.get(subscription_id, expected) != expected:
             found.untold.append(f"{subscription_id} is not believed {expected}")

@@ -9,13 +9,13 @@ PostgreSQL, or one process, is the business of the tests on real ones.
 
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -23,18 +23,19 @@ from uuid import UUID
 import redis.exceptions
 import structlog
 
-from lighthouse.errors import LighthouseError, ScheduleError, StoreUnavailable
+from lighthouse.errors import LighthouseError, StoreUnavailable
 from lighthouse.fleet import beat, reconcile
 from lighthouse.local import servers
-from lighthouse.model import CheckStatus, Result
-from lighthouse.schedule import Claims, Leases, StartedCheck, claims
+from lighthouse.model import CheckStatus
+from lighthouse.schedule import StartedCheck, claims
 from lighthouse.schedule.keys import LEASE_PREFIX, LEASES, META, META_FORMAT, QUEUES
-from lighthouse.schedule.leases import LEASE_MS, RENEW_S, Token
+from lighthouse.schedule.leases import LEASE_MS, Token
 from lighthouse.settings import Settings, load
 from lighthouse.store.changes import Changes
 from tests.support.checker import judge
 from tests.support.modelled_store import Store
-from tests.support.wire import AsyncPort, Port, Wire
+from tests.support.simulated_processes import Beat, Killed, Worker
+from tests.support.wire import Port, Wire
 
 #: Where simulated time begins, in ms since the epoch.
 BEGINNING = 1_800_000_000_000
@@ -47,40 +48,26 @@ RETURN_MS = 30_000
 INTERVALS_S = (10, 12, 15, 60, 60)
 STEPS = 200
 
-T = TypeVar("T")
-
 
 class Violation(AssertionError):  # noqa: N818 - what a test fails with
     """An invariant that did not hold, and how to see it again."""
 
     def __init__(self, seed: int, what: str) -> None:
         super().__init__(f"seed {seed}: {what}\n  replay: python -m tests.support.simulator {seed}")
-        self.seed = seed
-
-
-class _Killed(BaseException):
-    """Ends a process where it stands, like SIGKILL: no handler of errors may see it."""
 
 
 class _Turn:
     """Awaited where a coroutine lets others go first."""
 
-    def __await__(self) -> Iterator[None]:
+    def __await__(self) -> Generator[None, None, None]:
         yield
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    token: Token
-    left: set[tuple[UUID, int]]
-    lost: bool = False
 
 
 @dataclass(slots=True)
 class _Batch:
     """What is known of a batch's latest start, to tell when another one comes too early."""
 
-    worker: "_Worker"
+    worker: Worker
     attempt: int
     until: int  #: Redis' time to which the lease lasts by what its holder knows
 
@@ -103,181 +90,6 @@ class Faults:
     @classmethod
     def draw(cls, chance: random.Random) -> "Faults":
         return cls(**{name: chance.random() < 0.5 for name in cls.__slots__})
-
-
-class _Beat:
-    """A process of `celery beat`: the product's own rounds."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-        self.frozen = False
-        port = world.port()
-        with mock.patch.object(beat, "connect", return_value=port):
-            self._scheduler = beat.Scheduler(_App(world), lazy=True)
-        self._reconciler = reconcile.Reconciler(world.settings, Claims(port))
-        self._scheduler._reconciler = self._reconciler
-        self._round: Coroutine[Any, Any, tuple[int, bool]] | None = None
-        self._since = 0
-        self._everything = True
-
-    def tick(self) -> None:
-        self._scheduler.tick()
-
-    def reconcile(self) -> None:
-        """Begin a round, or take the next step of the one that is under way."""
-        if self._round is None:
-            self._everything = self._since == 0 or self._reconciler._full.is_set()
-            self._reconciler._full.clear()
-            since = 0 if self._everything else self._since
-            self._round = self._reconciler._round(self._world, since)  # type: ignore[arg-type]
-        try:
-            self._round.send(None)
-        except StopIteration as end:
-            next_xid, agree = end.value
-            self._since = next_xid if agree else 0
-        except LighthouseError:
-            self._since = 0 if self._everything else self._since
-        else:
-            return
-        self._round = None
-
-    @property
-    def busy(self) -> bool:
-        return self._round is not None
-
-    def die(self) -> None:
-        if self._round is not None:
-            self._round.close()
-
-
-class _App:
-    """The Celery application as beat uses it."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-        self.conf = SimpleNamespace(beat_max_loop_interval=1.0, beat_sync_every=0)
-        self.amqp = SimpleNamespace(Producer=None)
-
-    def producer_or_acquire(self) -> Any:
-        return nullcontext()
-
-    def send_task(
-        self, name: str, *, args: tuple[str, int] = ("", 0), queue: str, **_: Any
-    ) -> None:
-        if name == "lighthouse.run_batch":
-            self._world.publish(queue, *args)
-
-
-class _Worker:
-    """A worker as engine, batches and recorder have it, without their concurrency."""
-
-    def __init__(self, world: "World", name: str, queues: tuple[str, ...]) -> None:
-        self._world = world
-        self.name, self.queues = name, queues
-        self.frozen = self.dead = False
-        self._leases = Leases(AsyncPort(world.port()), name)  # type: ignore[arg-type]
-        self._taken: list[tuple[str, int]] = []
-        self._held: dict[Token, _Held] = {}
-        self._ready: list[tuple[_Held, StartedCheck]] = []
-        self._buffer: list[Result] = []
-        self._released: set[Token] = set()
-        self._renewed_at = 0  #: monotonic, ms
-
-    def take(self) -> None:
-        """Take a message off a queue. It has left the broker; only its lease protects it now."""
-        for queue in self.queues:
-            message = self._world.receive(queue) if len(self._taken) < 3 else None
-            if message is not None:
-                self._taken.append(message)
-
-    def admit(self) -> None:
-        if not self._taken:
-            return
-        batch, attempt = self._taken.pop(0)
-        try:
-            started = _run(self._leases.start(batch, attempt))
-        except ScheduleError:
-            return
-        if not started.checks:
-            return
-        self._world.started(self, batch, attempt, started.checks)
-        held = _Held((batch, attempt), {(c.subscription_id, c.slot) for c in started.checks})
-        self._held[held.token] = held
-        self._ready += [(held, check) for check in started.checks]
-
-    def probe(self) -> None:
-        """End one probe; which one is up to its target."""
-        if not self._ready or self._world.targets_hang:
-            return
-        held, check = self._ready.pop(self._world.chance.randrange(len(self._ready)))
-        if held.lost:
-            self._drop(held, (check.subscription_id, check.slot))
-            return
-        self._buffer.append(
-            Result(
-                subscription_id=check.subscription_id,
-                slot=check.slot,
-                status=self._world.status(check.subscription_id),
-                delay_ms=max(0, check.delay_ms),
-            )
-        )
-
-    def flush(self) -> None:
-        if not self._buffer or self._world.postgres_away:
-            return
-        self._world.store.record(self._buffer)
-        if self._world.faults.unacked and self._world.happens(0.2):
-            return  # it is recorded once more
-        for result in self._buffer:
-            for held in list(self._held.values()):
-                self._drop(held, (result.subscription_id, result.slot))
-        self._buffer = []
-
-    def _drop(self, held: _Held, check: tuple[UUID, int]) -> None:
-        if check in held.left:
-            held.left.discard(check)
-            if not held.left and self._held.pop(held.token, None) and not held.lost:
-                self._released.add(held.token)
-
-    def keep(self) -> None:
-        """Release what is done, renew what is not."""
-        try:
-            if self._released:
-                done = sorted(self._released)
-                self._world.let_go(done)
-                _run(self._leases.release(done))
-                self._released.difference_update(done)
-            if self._world.now - self._renewed_at >= RENEW_S * 1000:
-                mine = [token for token, held in self._held.items() if not held.lost]
-                lost = _run(self._leases.renew(mine))
-                for token in lost:
-                    self._held[token].lost = True
-                self._world.renewed(self, [token for token in mine if token not in lost])
-                self._renewed_at = self._world.now
-        except ScheduleError:
-            pass
-
-    def close(self) -> None:
-        """As at SIGTERM: what is not recorded is another worker's."""
-        self.flush()
-        rest = [(held.token, sorted(held.left)) for held in self._held.values() if not held.lost]
-        self._world.let_go([*self._released, *(token for token, _ in rest)])
-        try:
-            _run(self._leases.release(sorted(self._released)))
-            _run(self._leases.give_back(rest))
-            _run(self._leases.leave())
-        except ScheduleError:
-            pass
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """The value of a coroutine that never waits."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    raise AssertionError("it waited")
 
 
 class World:
@@ -339,7 +151,7 @@ class World:
 
     def publish(self, queue: str, batch: str, attempt: int) -> None:
         if self.faults.deaths and self.happens(0.03):
-            raise _Killed  # between claim and publish
+            raise Killed  # between claim and publish
         if self._redis_away:
             raise OSError("no broker")
         self._published.append((queue, batch, attempt))
@@ -370,7 +182,7 @@ class World:
         return CheckStatus.FAILURE if id_ in self._down else CheckStatus.SUCCESS
 
     def started(
-        self, worker: _Worker, batch: str, attempt: int, checks: "list[StartedCheck] | Any"
+        self, worker: Worker, batch: str, attempt: int, checks: "list[StartedCheck] | Any"
     ) -> None:
         """A worker has got a batch. Nobody else may still hold it (I2)."""
         before = self._batches.get(batch)
@@ -389,7 +201,7 @@ class World:
                 self._fail(f"slot {key} was claimed in two batches")
             self._last_start[check.subscription_id] = self.now
 
-    def renewed(self, worker: _Worker, tokens: list[Token]) -> None:
+    def renewed(self, worker: Worker, tokens: list[Token]) -> None:
         for batch, attempt in tokens:
             known = self._batches[batch]
             if known.worker is worker and known.attempt == attempt:
@@ -423,15 +235,15 @@ class World:
                 first_slot=self.now + 700 * number,
             )
         self._ids = list(self.store.watched)
-        self._beats = [_Beat(self) for _ in range(self.chance.randint(1, 2))]
+        self._beats = [Beat(self) for _ in range(self.chance.randint(1, 2))]
         self._workers = [
             self._new_worker(queues)
             for queues in (QUEUES, *[QUEUES[:1]] * self.chance.randrange(3))
         ]
 
-    def _new_worker(self, queues: tuple[str, ...]) -> _Worker:
+    def _new_worker(self, queues: tuple[str, ...]) -> Worker:
         self._serial += 1
-        return _Worker(self, f"w{self._serial}", queues)
+        return Worker(self, f"w{self._serial}", queues)
 
     def _step(self) -> None:
         self.now += self.chance.choice((0, 0, 100, 300, 1000, 2500))
@@ -459,8 +271,8 @@ class World:
                 one.reconcile()
             else:
                 one.tick()
-        except _Killed:
-            self._beats[number] = _Beat(self)
+        except Killed:
+            self._beats[number] = Beat(self)
 
     def _deliver_late(self) -> None:
         due = [entry for entry in self._later if entry[0] <= self.now]
@@ -510,10 +322,11 @@ class World:
     def _kill_beat(self) -> None:
         number = self.chance.randrange(len(self._beats))
         self._beats[number].die()
-        self._beats[number] = _Beat(self)
+        self._beats[number] = Beat(self)
 
     def _freeze(self) -> None:
-        one: _Beat | _Worker = self.chance.choice([*self._beats, *self._workers])
+        processes: list[Beat | Worker] = [*self._beats, *self._workers]
+        one = self.chance.choice(processes)
         one.frozen = not one.frozen
 
     def _hang(self) -> None:
@@ -547,8 +360,9 @@ class World:
         self._calm = True
         self._redis_away = self.postgres_away = self.targets_hang = False
         self._redis_off = self._postgres_off = 0
-        for one in (*self._beats, *self._workers):
-            one.frozen = False
+        processes: list[Beat | Worker] = [*self._beats, *self._workers]
+        for process in processes:
+            process.frozen = False
         while self.store.open:
             self._commit()
         back = self.now
@@ -632,7 +446,7 @@ def _patched(world: World) -> Iterator[None]:
     application = SimpleNamespace(fail=_fail)
     with ExitStack() as stack:
         stack.enter_context(
-            mock.patch.dict(sys.modules, {"lighthouse.fleet.application": application})  # type: ignore[dict-item]
+            mock.patch.dict(sys.modules, {"lighthouse.fleet.application": application})
         )
         for module, name, value in (
             (beat, "time", SimpleNamespace(monotonic=lambda: world.now / 1000)),
@@ -686,4 +500,4 @@ def explore(seeds: Iterable[int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(explore(map(int, sys.argv[1:])))
+    sys.exit(explore(map(int, sys.argv[1:])) or 0)
