@@ -135,7 +135,10 @@ class Fleet:
         webhook: str | Mapping[str, Any] | None = None,
         **config: Any,
     ) -> list[UUID]:
-        """Make subscriptions of one wallet, as fast as the database takes them."""
+        """Make subscriptions of one wallet, as fast as the database takes them.
+
+        `{n}` in the path is the number of each.
+        """
         return asyncio.run(self._subscribe(number, interval_s, path, webhook, config))
 
     async def _subscribe(
@@ -153,7 +156,7 @@ class Fleet:
                     NewSubscription(
                         wallet="0x" + "a" * 40,
                         type=MonitorType.HTTP,
-                        config={"url": self.url(path), "timeout": 3.0, **config},
+                        config={"url": self.url(path.format(n=first + n)), "timeout": 3.0, **config},
                         tier=Tier.ENTERPRISE,
                         interval_s=interval_s,
                         name=f"{path} {interval_s} {first + n}",
