@@ -22,6 +22,8 @@ from tests.support.fleet import Fleet
 INTERVAL_S = 10
 #: One attempt of this length: a tenth of the checks then keeps a worker's probes below their bound.
 HANG_TIMEOUT_S = 3.0
+#: Seconds in which a worker comes up.
+WORKER_START_S = 4.0
 
 
 def measure(*, subscriptions: int, seconds: float, warm_s: float, tls: bool) -> list[Figure]:
@@ -32,9 +34,7 @@ def measure(*, subscriptions: int, seconds: float, warm_s: float, tls: bool) -> 
         directory.chmod(0o755)
         with transport.target(directory) as (urls, ca_file):
             url = urls[scheme]
-            with Fleet(
-                directory / "fleet", durable=True, LIGHTHOUSE_CA_FILE=str(ca_file)
-            ) as fleet:
+            with Fleet(directory / "fleet", durable=True, LIGHTHOUSE_CA_FILE=str(ca_file)) as fleet:
                 fleet.start_beat()
                 fleet.start_worker("w1")
                 fleet.subscribe(subscriptions, interval_s=INTERVAL_S, url=url)
@@ -59,7 +59,12 @@ def _told(span: Span, scheme: str) -> Iterator[Figure]:
         note=f"{span.rate:,.0f}/s, coverage {span.coverage:.2%},"
         f" start delay p99 {span.delay_ms['p99']:g} ms",
     )
-    for part, prefix in (("beat", "beat"), ("worker", "w"), ("redis", "redis"), ("postgres", "postgres")):
+    for part, prefix in (
+        ("beat", "beat"),
+        ("worker", "w"),
+        ("redis", "redis"),
+        ("postgres", "postgres"),
+    ):
         yield Figure(
             key=f"{scheme}_{part}_us",
             figure=f"CPU time of a check in {part}, {name}",
@@ -85,7 +90,7 @@ def _variants(
     fleet: Fleet, alone: Span, subscriptions: int, seconds: float, warm_s: float
 ) -> list[Figure]:
     fleet.start_worker("w2")
-    time.sleep(warm_s + 5)
+    time.sleep(warm_s + WORKER_START_S)
     both = spans.measure(fleet, seconds)
     fleet.stop("w2")
     fleet.subscribe(
@@ -95,7 +100,7 @@ def _variants(
         timeout=HANG_TIMEOUT_S,
         retries=0,
     )
-    time.sleep(warm_s + INTERVAL_S + HANG_TIMEOUT_S)  # each has been told down by then
+    time.sleep(warm_s + 2 * HANG_TIMEOUT_S)  # each is known to be down by then
     hanging = spans.measure(fleet, seconds)
     return [
         Figure(

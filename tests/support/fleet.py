@@ -156,7 +156,11 @@ class Fleet:
                     NewSubscription(
                         wallet="0x" + "a" * 40,
                         type=MonitorType.HTTP,
-                        config={"url": self.url(path.format(n=first + n)), "timeout": 3.0, **config},
+                        config={
+                            "url": self.url(path.format(n=first + n)),
+                            "timeout": 3.0,
+                            **config,
+                        },
                         tier=Tier.ENTERPRISE,
                         interval_s=interval_s,
                         name=f"{path} {interval_s} {first + n}",
