@@ -64,6 +64,8 @@ def measure(*, share: float, seconds: float, warm_s: float, first: int, most: in
                     paths |= _subscribe(fleet, wanted - len(paths), warm_s, f"more{guess}")
             span = spans.measure(fleet, seconds)
             errors = list(_errors(fleet, span, paths))
+    if not errors:
+        raise SystemExit("no check met the target's note of it")
     busy = span.cpu_s["w1"] / span.seconds
     return [
         Figure(

@@ -139,14 +139,16 @@ def measure(
 def _told(board: Board, kind: str) -> Figure:
     numbers = [number for number, fault in board.faults.items() if fault == kind]
     delays = [board.heard[n] - board.ended[n] for n in numbers if n in board.heard]
+    whole = len(delays) == len(numbers) > 0
     return Figure(
         key=f"alert_{kind}_p99_s",
         figure=f"a fault ({kind}) → alert handed to the channel, p99",
-        value=percentile(delays, 0.99) if len(delays) == len(numbers) else None,
+        value=percentile(delays, 0.99) if whole else None,
         unit="s",
         at_most=BUDGET_S,
-        note=f"p50 {percentile(delays, 0.5):.2f} s, max {max(delays):.2f} s;"
-        f" {len(delays)} of {len(numbers)} told",
+        note=f"p50 {percentile(delays, 0.5):.2f} s, max {max(delays):.2f} s; all {len(delays)} told"
+        if whole
+        else f"only {len(delays)} of {len(numbers)} were told",
     )
 
 

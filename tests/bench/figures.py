@@ -36,10 +36,11 @@ class Figure:
         return self.at_most is not None and self.value <= self.at_most
 
 
-def recorded(figure: Figure, command: str) -> dict[str, Any]:
-    """A figure as it stands in the suite's JSON."""
+def recorded(figure: Figure, command: str, *, judged: bool = True) -> dict[str, Any]:
+    """A figure as it stands in the suite's JSON; not `judged`: its value measured nothing."""
     value = None if figure.value is None else float(f"{figure.value:.6g}")
-    told = {**asdict(figure), "value": value, "budget": figure.budget, "met": figure.met}
+    met = figure.met if judged else None
+    told = {**asdict(figure), "value": value, "budget": figure.budget, "met": met}
     return {**told, "command": command}
 
 
@@ -59,11 +60,17 @@ def run(doc: str | None, measure: Callable[..., Sequence[Figure]], **defaults: A
     print(json.dumps([asdict(figure) for figure in figures]) if as_json else table(figures))
 
 
-def table(figures: Sequence[Figure]) -> str:
+def table(figures: Sequence[Figure], *, judged: bool = True) -> str:
     """Figure, value, budget, whether it is met, and what is to be said of it."""
     rows = [("figure", "value", "budget", "met", "")]
     rows += [
-        (f.figure, f"{number(f.value)} {f.unit}".strip(), f.budget, verdict(f.met), f.note)
+        (
+            f.figure,
+            f"{number(f.value)} {f.unit}".strip(),
+            f.budget,
+            verdict(f.met if judged else None),
+            f.note,
+        )
         for f in figures
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -27,6 +27,10 @@ GRACE_S = 30
 KILL_EVERY_S, DEAD_S = 45.0, 5.0
 
 _WATERMARK = "SELECT max((value->>'slot')::bigint) FROM fleet_state WHERE key = 'accounted_to'"
+_CHECKS_SINCE = """
+SELECT count(*) FROM check_history
+ WHERE time > to_timestamp(%s / 1000.0) AND status <> 'missed'
+"""
 
 
 def main() -> None:
@@ -101,20 +105,14 @@ def _kill(fleet: Fleet, seconds: float) -> list[dict[str, Any]]:
         time.sleep(DEAD_S)
         fleet.again(name)
         back, at = spans.now(), time.monotonic()
-        fleet.wait_for(
-            f"checks after {name}'s return",
-            lambda since=back: (
-                fleet.scalar(
-                    "SELECT count(*) FROM check_history WHERE time > to_timestamp(%s / 1000.0)"
-                    " AND status <> 'missed'",
-                    since,
-                )
-                > 0
-            ),
-        )
+        _await_checks(fleet, f"checks after {name}'s return", back)
         kills.append({"killed": name, "checks_again_after_s": round(time.monotonic() - at, 1)})
         time.sleep(KILL_EVERY_S * 2 / 3)
     return kills
+
+
+def _await_checks(fleet: Fleet, what: str, since: int) -> None:
+    fleet.wait_for(what, lambda: fleet.scalar(_CHECKS_SINCE, since) > 0)
 
 
 if __name__ == "__main__":

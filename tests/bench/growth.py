@@ -1,6 +1,6 @@
 """Start delay, coverage and cost as subscriptions grow in number, all of one fleet.
 
-python -m tests.bench.growth --levels 1000,10000,50000 --interval 60 --seconds 45
+python -m tests.bench.growth --levels 1000,10000,50000 --interval 60 --seconds 40
 """
 
 import tempfile
@@ -72,4 +72,4 @@ def _told(level: int, span: spans.Span) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    figures.run(__doc__, measure, levels="1000,10000,50000", interval=60, seconds=45.0, warm_s=10.0)
+    figures.run(__doc__, measure, levels="1000,10000,50000", interval=60, seconds=40.0, warm_s=10.0)

@@ -77,12 +77,11 @@ def _memory(span: Span) -> list[Figure]:
     return [
         Figure(
             key=f"memory_{name}_mb",
-            figure=f"resident memory of {name} at {span.rate:,.0f} checks/s",
+            figure=f"memory of {name} at {span.rate:,.0f} checks/s",
             value=memory,
             unit="MiB",
         )
         for name, memory in span.memory_mb.items()
-        if name != "postgres"  # its processes share what would be counted many times
     ]
 
 

@@ -60,21 +60,25 @@ async def _measure(url: str, subscriptions: int, queries: int) -> Figure:
         ids = await _fill(pool, edition, subscriptions)
         filled_s = time.monotonic() - began
         chance = random.Random(1)
+        for _ in range(WARM_UP):
+            await hourly_metrics(pool, chance.choice(ids), DAYS * 24)
         took: list[float] = []
-        for number in range(WARM_UP + queries):
+        cpu_s = time.process_time()
+        for _ in range(queries):
             chosen = chance.choice(ids)
             began = time.perf_counter()
             found = await hourly_metrics(pool, chosen, DAYS * 24)
-            if number >= WARM_UP:
-                took.append((time.perf_counter() - began) * 1000)
+            took.append((time.perf_counter() - began) * 1000)
             assert len(found) >= DAYS * 24 - 1, len(found)
+        cpu_s = time.process_time() - cpu_s
     return Figure(
         key=f"hourly_metrics_p99_{edition.value}",
         figure=f"hourly metrics of 30 days, {edition.value}, p99",
         value=percentile(took, 0.99),
         unit="ms",
         at_most=BUDGET_MS,
-        note=f"p50 {percentile(took, 0.5):.1f} ms, of {subscriptions:,} subscriptions"
+        note=f"p50 {percentile(took, 0.5):.1f} ms, {cpu_s * 1000 / queries:.1f} ms of them our own"
+        f" CPU time; of {subscriptions:,} subscriptions"
         f" (made in {filled_s:.0f} s)",
     )
 

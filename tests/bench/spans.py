@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import psutil
 
 from lighthouse.model import to_slot
 from lighthouse.slots import Epoch
@@ -35,7 +38,7 @@ class Span:
     checks: int  #: rows that came of a probe
     judged: int
     cpu_s: Mapping[str, float]  #: by program
-    memory_mb: Mapping[str, float]  #: resident, at the span's end
+    memory_mb: Mapping[str, float]  #: at the span's end; pages that several share count once
     delay_ms: Mapping[str, float]  #: slot to start of the probe: p50, p95, p99, max
     latency_ms: Mapping[str, float]  #: p50, p99
 
@@ -70,7 +73,7 @@ def measure(fleet: Fleet, seconds: float) -> Span:
 def close(fleet: Fleet, before: Mapping[str, float], first: int, began: float) -> Span:
     """End a span that began with these readings."""
     after, until, span_s = fleet.cpu_seconds(), now(), time.monotonic() - began
-    memory = fleet.memory_mb()
+    memory = {name: _memory_mb(fleet.pid(name)) for name in after if name not in NOT_OURS}
     due = _due(fleet, first, until)
     ends = time.monotonic() + SETTLED_S
     while True:
@@ -86,10 +89,22 @@ def close(fleet: Fleet, before: Mapping[str, float], first: int, began: float) -
         checks=checks,
         judged=judged,
         cpu_s={n: s - before.get(n, 0.0) for n, s in after.items() if n not in NOT_OURS},
-        memory_mb={n: mb for n, mb in memory.items() if n not in NOT_OURS},
+        memory_mb=memory,
         delay_ms=dict(zip(("p50", "p95", "p99", "max"), delays or [0.0] * 4, strict=True)),
         latency_ms=dict(zip(("p50", "p99"), latencies or [0.0] * 2, strict=True)),
     )
+
+
+def _memory_mb(pid: int) -> float:
+    parent = psutil.Process(pid)
+    tree = [parent, *parent.children(recursive=True)]
+    if len(tree) == 1:
+        return float(parent.memory_info().rss) / 2**20
+    total = 0
+    for process in tree:
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total / 2**20
 
 
 def _due(fleet: Fleet, first: int, until: int) -> int:

@@ -21,6 +21,7 @@ def test_the_suite_writes_figures_that_say_where_they_come_from(tmp_path: Path) 
     told = json.loads(file.read_text())
     figures = {figure["key"]: figure for figure in told["figures"]}
     assert told["quick"] is True
+    assert {figure["met"] for figure in told["figures"]} == {None}  # the quick form judges nothing
     assert figures["claim_publish_per_core"]["budget"] == "≥ 20,000"
     assert figures["claim_publish_per_core"]["value"] > 0
     assert figures["claim_publish_per_core"]["command"].startswith("python -m tests.bench.claiming")
