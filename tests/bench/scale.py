@@ -43,7 +43,8 @@ class Costs:
     """Unit costs, CPU times in seconds of one check."""
 
     beat_s: float
-    redis_s: float  #: claims, leases, queue and hand-over: what the whole fleet asks of it
+    claim_s: float  #: Redis' part of a claim
+    redis_s: float  #: that, leases, queue and hand-over: what the whole fleet asks of it
     worker_s: float
     postgres_s: float
     redis_bytes: float  #: of a scheduled subscription
@@ -76,6 +77,7 @@ def costs_of(document: Mapping[str, Any]) -> Costs:
     compressed = values.get("row_bytes_compressed")
     return Costs(
         beat_s=values["claim_beat_us"] / 1e6,
+        claim_s=values["claim_redis_us"] / 1e6,
         redis_s=max(values["http_redis_us"], values["claim_redis_us"]) / 1e6,
         worker_s=values["http_worker_us"] / 1e6,
         postgres_s=values["http_postgres_us"] / 1e6,
@@ -123,18 +125,18 @@ def limits(costs: Costs) -> list[Limit]:
         Limit(
             part="one worker (a core)",
             a_minute=BUSY / costs.worker_s * MINUTE_S,
-            moved_by="more workers; they share nothing",
+            moved_by="more workers",
         ),
         Limit(
             part="one Redis (a core)",
             a_minute=BUSY / costs.redis_s * MINUTE_S,
-            moved_by="the broker on another server than the schedule; then the schedule split by"
-            " subscription over several, each with its beat",
+            moved_by="the schedule split by subscription over several, each with its beat and"
+            " workers",
         ),
         Limit(
             part="one beat (a core)",
             a_minute=BUSY / costs.beat_s * MINUTE_S,
-            moved_by="more beats; claims are atomic",
+            moved_by="more beats, for claims are atomic",
         ),
         Limit(
             part=f"one database ({DATABASE_CORES} cores)",
@@ -157,8 +159,8 @@ def simulate(costs: Costs, share: float) -> Simulated:
     """A server that is asked for `share` of its core, and is away for OUTAGE_S after a minute.
 
     Each beat claims every TICK_S what is due, up to CLAIM checks, and at once again when there is
-    more; a claim and what follows from it hold the server, publishing holds the beat. Slots come
-    evenly, for phases are spread by the ids.
+    more; a claim and what workers ask because of it hold the server, the claim and its publishing
+    hold the beat. Slots come evenly, for phases are spread by the ids.
     """
     rate = share / costs.redis_s
     beats = math.ceil(rate * costs.beat_s / BUSY)
@@ -180,7 +182,7 @@ def simulate(costs: Costs, share: float) -> Simulated:
             recovered = min(recovered, begin - back)
         claimed += max(0, number)
         free_at = begin + number * costs.redis_s
-        done = free_at + number * costs.beat_s
+        done = begin + number * (costs.claim_s + costs.beat_s)
         heapq.heappush(turns, (done if number == CLAIM else max(done, at + TICK_S), beat))
     return Simulated(delay_p99_s=_weighted(delays, 0.99), recovered_s=recovered)
 

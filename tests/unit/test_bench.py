@@ -9,6 +9,7 @@ from tests.bench.figures import Figure, recorded, table
 
 COSTS = scale.Costs(
     beat_s=3e-6,
+    claim_s=10e-6,
     redis_s=20e-6,
     worker_s=140e-6,
     postgres_s=35e-6,
