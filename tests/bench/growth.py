@@ -35,7 +35,7 @@ def measure(*, levels: str, interval: int, seconds: float, warm_s: float) -> lis
                     level - there, interval_s=interval, path=f"/{level}", url=urls["http"]
                 )
                 there = level
-                spans.await_scheduled(fleet, level)
+                spans.await_calm(fleet, level)
                 time.sleep(warm_s)
                 told += _told(level, spans.measure(fleet, seconds))
     return told
@@ -66,7 +66,8 @@ def _told(level: int, span: spans.Span) -> list[Figure]:
             figure=f"CPU time of a check at {level:,} subscriptions",
             value=span.us_per_check(),
             unit="µs",
-            note=f"{sum(span.cpu_s.values()) / span.seconds:.2f} cores in all",
+            note=f"{sum(span.cpu_s.values()) / span.seconds:.2f} cores in all: "
+            + ", ".join(f"{name} {span.us_per_check(name):.0f} µs" for name in span.cpu_s),
         ),
     ]
 

@@ -38,7 +38,7 @@ def measure(*, subscriptions: int, seconds: float, warm_s: float, tls: bool) -> 
                 fleet.start_beat()
                 fleet.start_worker("w1")
                 fleet.subscribe(subscriptions, interval_s=INTERVAL_S, url=url)
-                spans.await_scheduled(fleet, subscriptions)
+                spans.await_calm(fleet, subscriptions)
                 time.sleep(warm_s)
                 span = spans.measure(fleet, seconds)
                 told = list(_told(span, scheme))
