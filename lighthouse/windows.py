@@ -15,6 +15,8 @@ from lighthouse.errors import UsageError
 
 #: Lengths of a window, in seconds.
 SHORTEST_S, LONGEST_S = 60, 7 * 86_400
+#: Years in which a window may begin: what calendars and servers all count with.
+FIRST_YEAR, LAST_YEAR = 2000, 2199
 #: Occurrences that are looked through at the most: ten years of days.
 MOST_OCCURRENCES = 3700
 
@@ -42,6 +44,8 @@ def check_window(window: Window) -> None:
         )
     if window.local_start.tzinfo is not None:
         raise UsageError("start: give the local time of the zone, without an offset")
+    if not FIRST_YEAR <= window.local_start.year <= LAST_YEAR:
+        raise UsageError(f"start: a year from {FIRST_YEAR} to {LAST_YEAR}")
     if not SHORTEST_S <= window.duration_s <= LONGEST_S:
         raise UsageError("duration: from 1 minute to 7 days")
     if window.repeat is None:

@@ -8,7 +8,7 @@ from psycopg.rows import dict_row
 
 from lighthouse.errors import NotFoundError, UsageError
 from lighthouse.store.creation import wallet_address
-from lighthouse.store.pool import Pool, translated
+from lighthouse.store.pool import Connection, Pool, translated
 from lighthouse.windows import Window, check_window, occurrence
 
 NAME_CHARS = 100
@@ -39,6 +39,7 @@ SELECT w.id, u.wallet_address, w.subscription_id, s.name AS subscription_name, w
    AND (%(id)s::uuid IS NULL OR w.subscription_id = %(id)s
         OR (w.subscription_id IS NULL
             AND w.user_id = (SELECT user_id FROM subscriptions WHERE id = %(id)s)))
+   AND (NOT %(running)s OR (w.starts_at <= now() AND w.ends_at > now()))
  ORDER BY w.starts_at, w.id
 """
 _REMOVE = "DELETE FROM maintenance_windows WHERE id = %s"
@@ -114,16 +115,33 @@ async def list_windows(
     pool: Pool, *, wallet: str | None = None, subscription_id: UUID | None = None
 ) -> list[Maintenance]:
     """Windows in the order in which they come; of a subscription, those of its wallet too."""
+    address = None if wallet is None else wallet_address(wallet)
     with translated():
-        async with pool.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(
-                _LIST,
-                {
-                    "wallet": None if wallet is None else wallet_address(wallet),
-                    "id": subscription_id,
-                },
-            )
-            return [_maintenance(row) for row in await cursor.fetchall()]
+        async with pool.connection() as conn:
+            return await _read(conn, wallet=address, id_=subscription_id)
+
+
+async def running_windows(conn: Connection) -> list[Maintenance]:
+    """The windows that are running now, the first to begin first; psycopg's errors pass."""
+    return await _read(conn, running=True)
+
+
+async def _read(
+    conn: Connection, *, wallet: str | None = None, id_: UUID | None = None, running: bool = False
+) -> list[Maintenance]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_LIST, {"wallet": wallet, "id": id_, "running": running})
+        return [_maintenance(row) for row in await cursor.fetchall()]
+
+
+async def clock(pool: Pool) -> datetime:
+    """PostgreSQL's time, by which windows begin and end."""
+    with translated():
+        async with pool.connection() as conn:
+            row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()
+            assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+            found: datetime = row[0]
+            return found
 
 
 async def remove_window(pool: Pool, window_id: UUID) -> None:

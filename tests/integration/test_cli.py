@@ -434,8 +434,6 @@ def test_history_metrics_uptime_and_status_read_what_was_found(
     shown = good(lighthouse, "status")
     assert "down: 1\n" in shown
     assert "HTTP �[31m503" in shown
-    [incident] = as_json(lighthouse, "incidents")
-    assert incident["subscription_id"] == str(id_)
 
 
 def test_alerts_tell_what_became_of_each(lighthouse: Command, migrated_url: str) -> None:
