@@ -31,7 +31,7 @@ _LARGEST_CONFIG_BYTES = 1_048_576
 _PIPE_WIDTH = 240
 
 #: A length of time as people write it, and what its unit is in seconds.
-_LENGTH = re.compile(r"(\d{1,9})(s|m|h|d)?")
+_LENGTH = re.compile(r"([0-9]{1,9})(s|m|h|d)?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

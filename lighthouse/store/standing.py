@@ -72,7 +72,8 @@ class Standing:
         return None if self.accounted_to is None else (self.now - self.accounted_to).total_seconds()
 
 
-#: Never judged, or not for two slots and the time that a check may take.
+#: Never judged, or not for two slots and the time that a check may take. One descent of the primary
+#: key a subscription; the upper bound spares those of partitions that are yet to be filled.
 _UNKNOWN = """
 SELECT s.id, s.name, s.target_type, s.target_config, count(*) OVER () AS total,
        coalesce(h.time, s.activated_at, s.created_at) AS since
@@ -80,7 +81,7 @@ SELECT s.id, s.name, s.target_type, s.target_config, count(*) OVER () AS total,
   LEFT JOIN LATERAL (
        SELECT h.time FROM check_history h
         WHERE h.subscription_id = s.id AND h.status IN ('success', 'failure', 'timeout')
-          AND h.time > now() - interval '8 days'
+          AND h.time > now() - interval '8 days' AND h.time < now() + interval '1 hour'
         ORDER BY h.time DESC LIMIT 1) h ON true
  WHERE s.status = 'active'
    AND (h.time IS NULL OR h.time < clock_timestamp() - %(stale)s::interval

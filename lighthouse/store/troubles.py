@@ -59,7 +59,8 @@ SELECT s.*, h.status, h.error_code, h.error_message,
         ORDER BY st.since, s.id LIMIT %(limit)s) s
   LEFT JOIN LATERAL (
        SELECT * FROM check_history h
-        WHERE h.subscription_id = s.id AND h.time >= s.since AND h.status IN ('failure', 'timeout')
+        WHERE h.subscription_id = s.id AND h.status IN ('failure', 'timeout')
+          AND h.time >= s.since AND h.time < now() + interval '1 hour'
         ORDER BY h.time DESC LIMIT 1) h ON true
   LEFT JOIN incidents i ON i.subscription_id = s.id AND i.closed_at IS NULL
    AND i.kind = CASE s.target_type WHEN 'balance' THEN 'low_balance' ELSE 'downtime' END::alert_type
