@@ -112,7 +112,9 @@ def _told(incident: "Incident") -> str:
         return f"held: {incident.held}"
     if incident.told:
         return "yes" if incident.told == 1 else f"yes, {incident.told} times"
-    return "no" if incident.failed_reason is None else f"no: {incident.failed_reason}"
+    if incident.failed_reason is not None:
+        return f"no: {incident.failed_reason}"
+    return "not yet" if incident.closed_at is None else "no"
 
 
 @incidents.command()
@@ -165,16 +167,25 @@ def _closed(incident: "Incident") -> str:
     return f"{text(incident.closed_at)} UTC, after {lasted}"
 
 
+#: What a person reads first of the evidence.
+_FIRST = ("status", "reason", "message", "http_status", "latency_ms", "snippet", "addresses")
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
 def _show_evidence(evidence: Mapping[str, Any]) -> None:
     """What the first failing check saw, line by line, and its phases as bars."""
     from lighthouse.cli.looking import bars, phases
     from lighthouse.model import Timings
 
-    for name, value in evidence.items():
+    # PostgreSQL keeps keys in an order of its own.
+    for name, value in sorted(evidence.items(), key=lambda fact: _place(fact[0])):
         if name == "timings":
             continue
         if isinstance(value, Mapping):
-            facts = (f"{key} {inner}" for key, inner in value.items() if inner is not None)
+            facts = (f"{key} {inner}" for key, inner in value.items() if inner not in (None, ""))
             click.echo(f"  {name:<14} {text(', '.join(facts))}")
         elif isinstance(value, list):
             click.echo(f"  {name:<14} {text(', '.join(map(str, value)))}")

@@ -214,7 +214,7 @@ def print_table(
         table.add_column(
             column.rstrip(">"),
             justify="right" if right else "left",
-            no_wrap=right or column == "id",
+            no_wrap=right or column in ("id", "incident"),
             overflow="fold",
         )
     for row in rows:

@@ -170,6 +170,7 @@ def test_what_is_over_is_shown_by_all(lighthouse: Command, migrated_url: str) ->
     up(migrated_url, id_, NOW)
     assert as_json(lighthouse, "incidents") == []
     [found] = as_json(lighthouse, "incidents", "--all")
+    assert found["told"] == 0
     assert datetime.fromisoformat(found["closed_at"]) == NOW
     assert "over (UTC)" in good(lighthouse, "incidents", "--all")
     assert "after 2 min" in good(lighthouse, "incidents", "show", found["id"])
@@ -209,6 +210,7 @@ def test_alerts_tell_why_they_wait_or_were_not_told(lighthouse: Command, migrate
     id_ = add(lighthouse, "--name", "api")
     hook(lighthouse, id_)
     down(migrated_url, id_)
+    assert "not yet" in good(lighthouse, "incidents")
     claimed(migrated_url, lambda pool, one: outbox.mark_retry(pool, one, "HTTP 500", 0))
     claimed(migrated_url, lambda pool, one: outbox.hold(pool, one, "maintenance", 0))
     [held] = as_json(lighthouse, "alerts", id_)
