@@ -14,6 +14,10 @@
     lh:clock     string      the latest time that a claim has seen, ms
     lh:database  string      identity of the PostgreSQL database that the schedule was made from
     lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
+    lh:pace:gate:SHA256      hash of an address that its service closed: o until when, w window,
+                             p messages a window, h how many were sent away, a time of writing
+    lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h, a; times
+                             of both in ms, both with an expiry
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """
@@ -30,6 +34,8 @@ WORKERS = "lh:workers"
 CLOCK = "lh:clock"
 COUNTERS = "lh:counters"
 DATABASE = "lh:database"
+PACE_GATE_PREFIX = "lh:pace:gate:"
+PACE_TURN_PREFIX = "lh:pace:turn:"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")
