@@ -8,10 +8,10 @@ itself, for an alert that comes too fast is better than none.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -139,6 +139,7 @@ class SharedPacer:
         self._own = OwnPacer(clock)
         self._clock = clock
         self._away_until: float | None = None
+        self._asking: set[asyncio.Task[Any]] = set()
 
     async def turn(self, address: str, rates: Sequence[Rate], patience_s: float) -> Turn:
         turn = await self._asked(lambda: self._shared.turn(address, rates, patience_s))
@@ -155,15 +156,20 @@ class SharedPacer:
         await self._own.close(address, seconds, per_window)
         await self._asked(lambda: self._shared.close(address, seconds, per_window))
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
+    async def _asked(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         if self._away_until is not None and self._clock() < self._away_until:
             return None
+        # Who asks in vain goes on and the question ends by itself: cut off, it might leave its
+        # answer in a connection for whoever uses that next.
+        asking = asyncio.create_task(ask())
+        self._asking.add(asking)
+        asking.add_done_callback(self._answered)
+        await asyncio.wait({asking}, timeout=SHARED_WAIT_S)
         try:
-            async with asyncio.timeout(SHARED_WAIT_S):
-                answer = await ask()
-        except (ScheduleError, TimeoutError) as exc:
+            answer = asking.result()
+        except (ScheduleError, asyncio.InvalidStateError) as exc:
             if self._away_until is None:
-                why = str(exc) or f"no answer within {SHARED_WAIT_S:g} s"
+                why = str(exc) if asking.done() else f"no answer within {SHARED_WAIT_S:g} s"
                 log.warning("alerts are paced by each worker alone", why=why)
             self._away_until = self._clock() + AWAY_S
             return None
@@ -171,6 +177,11 @@ class SharedPacer:
             log.info("alerts are paced by all workers together again")
             self._away_until = None
         return answer
+
+    def _answered(self, asking: asyncio.Task[Any]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # of one that nobody waits for any more
 
 
 @dataclass(slots=True)

@@ -14,10 +14,11 @@
     lh:clock     string      the latest time that a claim has seen, ms
     lh:database  string      identity of the PostgreSQL database that the schedule was made from
     lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
-    lh:pace:gate:SHA256      hash of an address that its service closed: o until when, w window,
-                             p messages a window, h how many were sent away, a time of writing
-    lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h, a; times
-                             of both in ms, both with an expiry
+    lh:pace:gate:SHA256      hash of an address: o until when it is closed, w its window, p
+                             messages a window if told, h how many were sent away, b and k begin
+                             of the window and messages in it, a time of writing; ms, expires
+    lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h how many
+                             were sent away, a time of writing; ms, expires
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """

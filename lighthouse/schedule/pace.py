@@ -21,6 +21,8 @@ AT_ONCE = 4
 SHORTEST_WINDOW_MS = 100
 #: The longest that a service keeps us away: what waits longer is given up anyway.
 LONGEST_CLOSED_MS = 24 * 3600 * 1000
+#: The longest window in which messages are counted; in a longer one the service's answers serve.
+LONGEST_COUNTED_MS = 10_000
 #: How long a gate outlasts its opening: what is known of its window serves the next closing.
 KEPT_MS = 60_000
 
@@ -37,14 +39,15 @@ end
 
 # KEYS: the address' gate, then what has a rate. ARGV: patience, then what a message costs of each
 # rate; ms. Answers {1, wait before sending} or {0, when to come back}; who is sent away changes
-# nobody's turn, only how many were sent away.
+# nobody's turn, only how many were sent away. Where a service tells how many it takes a window, the
+# last of them closes the address before its answer can: other workers would send meanwhile.
 _TURN = (
     _NOW
-    + """
-local open, window, per_window, held = read(KEYS[1], 'o', 'w', 'p', 'h')
+    + f"""
+local open, window, limit, held, began, taken = read(KEYS[1], 'o', 'w', 'p', 'h', 'b', 'k')
 if open and tonumber(open) > now then
   redis.call('HINCRBY', KEYS[1], 'h', 1)
-  return {0, math.ceil(open - now + math.floor(held / per_window) * window)}
+  return {{0, math.ceil(open - now + math.floor(held / (tonumber(limit) or 1)) * window)}}
 end
 local wait, slowest, sent_away = 0, 0, 0
 for i = 2, #KEYS do
@@ -55,28 +58,38 @@ for i = 2, #KEYS do
 end
 if wait > tonumber(ARGV[1]) then
   redis.call('HINCRBY', KEYS[slowest], 'h', 1)
-  return {0, math.ceil(wait + sent_away * ARGV[slowest])}
+  return {{0, math.ceil(wait + sent_away * ARGV[slowest])}}
 end
 for i = 2, #KEYS do
   redis.call('HSET', KEYS[i], 'n', now + wait + ARGV[i], 'h', 0, 'a', now)
   redis.call('PEXPIRE', KEYS[i], math.ceil(wait + ARGV[i]))
 end
-return {1, math.ceil(wait)}
+limit = tonumber(limit)
+if limit then
+  window = math.min(window, {LONGEST_COUNTED_MS})
+  began, taken = tonumber(began) or 0, tonumber(taken) or 0
+  if now - began >= window then began, taken = now, 0 end
+  redis.call('HSET', KEYS[1], 'b', began, 'k', taken + 1)
+  if taken + 1 >= limit then redis.call('HSET', KEYS[1], 'o', began + window, 'h', 0) end
+  redis.call('PEXPIRE', KEYS[1], math.ceil(window) + {KEPT_MS})
+end
+return {{1, math.ceil(wait)}}
 """
 )
 
 # KEYS: the gate. ARGV: for how long in ms, messages a window or ''. A shorter wish opens no gate
-# early.
+# early. A window that was counted lasts from its first message to the opening.
 _CLOSE = (
     _NOW
     + f"""
 local seconds, given = tonumber(ARGV[1]), ARGV[2]
-local open, _, per_window, held = read(KEYS[1], 'o', 'w', 'p', 'h')
+local open, _, limit, held, began = read(KEYS[1], 'o', 'w', 'p', 'h', 'b')
 if not open or tonumber(open) <= now then open, held = now, 0 end
 open = math.max(open, now + seconds)
-if given ~= '' then per_window = given end
-redis.call('HSET', KEYS[1], 'o', open, 'w', math.max(seconds, {SHORTEST_WINDOW_MS}),
-  'p', per_window or 1, 'h', held, 'a', now)
+if given ~= '' then limit = given end
+local counted = began and now - began < {LONGEST_COUNTED_MS} and now - began or 0
+redis.call('HSET', KEYS[1], 'o', open, 'w', math.max(seconds + counted, {SHORTEST_WINDOW_MS}),
+  'p', limit or '', 'h', held, 'a', now)
 redis.call('PEXPIRE', KEYS[1], math.ceil(open - now) + {KEPT_MS})
 return 1
 """
