@@ -16,7 +16,7 @@ from lighthouse.channels import Sender, pacing
 from lighthouse.errors import ScheduleError
 from lighthouse.local import servers
 from lighthouse.local.processes import start, stop
-from lighthouse.model import Answer, Delivery, Rate
+from lighthouse.model import Answer, Delivery, Rate, Turn
 from lighthouse.schedule import Pace, connect_async
 from lighthouse.schedule.keys import PACE_GATE_PREFIX
 from lighthouse.settings import load
@@ -179,7 +179,7 @@ async def test_a_closed_address_costs_no_turn_of_its_rates(pacing_of: Pacing) ->
     bot = Rate(key="bot", seconds=10.0)
     await pace.close("a", 10.0)
     assert not (await pace.turn("a", (bot,), 1.0)).mine
-    assert await pace.turn("b", (bot,), 1.0) == pacing.Turn(mine=True, wait_s=0.0)
+    assert await pace.turn("b", (bot,), 1.0) == Turn(mine=True, wait_s=0.0)
 
 
 async def test_an_absurd_wish_closes_for_a_day(pacing_of: Pacing, client: "redis.Redis") -> None:
@@ -200,7 +200,7 @@ async def test_what_a_clock_left_in_the_future_counts_for_nothing(
     for key in client.keys("lh:pace:*"):  # as if written before a step back of an hour
         for field in ("a", "o" if key.startswith(PACE_GATE_PREFIX.encode()) else "n"):
             client.hincrbyfloat(key, field, 3_600_000)
-    assert await pace.turn("a", rate, 1.0) == pacing.Turn(mine=True, wait_s=0.0)
+    assert await pace.turn("a", rate, 1.0) == Turn(mine=True, wait_s=0.0)
 
 
 async def test_no_key_and_no_value_holds_an_address_and_each_key_expires(
