@@ -103,7 +103,10 @@ class Bulkheads:
         self._change(name, silent=silent)
 
     def full_services(self) -> list[str]:
-        """The channel types of which nothing more can be sent now."""
+        """The channel types of which nothing more is to be claimed now.
+
+        Those of a full service's type that lead to another host wait with it.
+        """
         full = [name for name in self._bulkheads if ":" not in name and not self.has_room(name)]
         if self._hosts_running >= HOSTS_LANES and "webhook" not in full:
             full.append("webhook")  # each of them has a host of its owner's
@@ -111,7 +114,9 @@ class Bulkheads:
 
     def full_channels(self) -> list[UUID]:
         """The known channels of full hosts and of the operator's full bulkheads."""
-        full = [name for name in self._bulkheads if ":" in name and not self.has_room(name)]
+        # While all hosts' lanes are taken, also those are full that have none of them.
+        names = self._members if self._hosts_running >= HOSTS_LANES else self._bulkheads
+        full = [name for name in names if ":" in name and not self.has_room(name)]
         return [channel_id for name in full for channel_id in self._members.get(name, ())]
 
     def _change(self, name: str, *, running: int = 0, silent: bool | None = None) -> None:

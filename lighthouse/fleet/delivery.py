@@ -126,12 +126,12 @@ class Courier:
             name = self._bulkhead(deliveries[0])
             self._bulkheads.remember(channel_id, name)
             waiting = self._waiting.setdefault(name, deque())
-            if len(waiting) < MOST_WAITING or self._bulkheads.has_room(name):
+            if len(waiting) < MOST_WAITING:
                 self._names[channel_id] = name
                 waiting.append((deliveries, until))
+                self._fill()
             else:
                 surplus += deliveries
-        self._fill()
         if surplus:
             async with self._marks:
                 await outbox.give_back(self._pool, surplus)

@@ -107,6 +107,16 @@ def test_the_known_channels_of_a_full_host_are_named_and_a_service_s_are_not(
     assert bulkheads.full_channels() == []
 
 
+def test_while_all_hosts_lanes_are_taken_the_channels_of_every_host_are_named(
+    bulkheads: Bulkheads,
+) -> None:
+    bulkheads.remember(A, "discord:idle.example")
+    bulkheads.remember(B, "operator:webhook:a.example")
+    for number in range(HOSTS_LANES):
+        filled(bulkheads, f"webhook:{number}.example")
+    assert bulkheads.full_channels() == [A]
+
+
 def test_only_the_last_seen_channels_are_remembered(
     bulkheads: Bulkheads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
