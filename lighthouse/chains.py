@@ -168,8 +168,8 @@ def amount(value: object) -> Decimal:
     return Decimal(text)
 
 
-def base_units(threshold: Decimal, decimals: int) -> int:
-    """The least balance that reaches a threshold, in the smallest unit.
+def base_units(threshold: Decimal, decimals: int, percent_above: int = 0) -> int:
+    """The least balance that reaches a threshold, or so much above it, in the smallest unit.
 
     Exact also where the threshold has more digits than the coin: an integer is below it exactly
     when it is below the next integer.
@@ -177,6 +177,8 @@ def base_units(threshold: Decimal, decimals: int) -> int:
     sign, digits, exponent = threshold.as_tuple()
     assert isinstance(exponent, int) and not sign  # noqa: S101,PT018 - `amount` has read it
     number, power = int("".join(map(str, digits))), exponent + decimals
+    if percent_above:
+        number, power = number * (100 + percent_above), power - 2
     return number * int(10**power) if power >= 0 else -(-number // int(10**-power))
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, PlainSerializer, SerializationInfo, ValidationError
 from pydantic_core import PydanticSerializationUnexpectedValue
 
-from lighthouse.errors import ConfigError
+from lighthouse.errors import ConfigError, SealedError
 from lighthouse.sealing import SEALED, CannotOpen, Keyring, is_sealed
 
 C = TypeVar("C", bound=BaseModel)
@@ -119,7 +119,7 @@ def _opened(value: Any, keys: Keyring | None, path: tuple[int | str, ...]) -> An
         try:
             return keys.open(value)
         except CannotOpen as exc:
-            raise ConfigError(str(exc), _path(path)) from None
+            raise SealedError(str(exc), _path(path)) from None
     if isinstance(value, Mapping):
         return {key: _opened(inner, keys, (*path, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -3,6 +3,7 @@
 LighthouseError
 ├── UsageError            the caller asked for something that cannot be (exit status 2)
 │   ├── ConfigError       a monitor's or channel's configuration; names the field
+│   │   └── SealedError   one of its secrets is encrypted with a key that is not here
 │   ├── PlanError         a plan's limit: interval, type, channel, number of subscriptions
 │   └── NotFoundError     no such subscription or channel
 ├── SettingsError         the environment: a variable is missing, malformed or unknown
@@ -37,6 +38,10 @@ class ConfigError(UsageError):
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
+
+
+class SealedError(ConfigError):
+    """A stored secret cannot be opened here; whoever has its key can."""
 
 
 class PlanError(UsageError):

@@ -86,6 +86,7 @@ class ChannelType(StrEnum):
     SLACK = "slack"
     WEBHOOK = "webhook"
     SMS = "sms"
+    APPRISE = "apprise"
 
 
 class AlertType(StrEnum):
@@ -95,6 +96,9 @@ class AlertType(StrEnum):
     LOW_BALANCE = "low_balance"
     CERTIFICATE_EXPIRY = "certificate_expiry"
     OPERATOR = "operator"  #: about the fleet itself, not about a target
+    FLAPPING = "flapping"
+    COVERAGE = "coverage"
+    SUMMARY = "summary"  #: what an hour's limit withheld
 
 
 class Severity(StrEnum):
@@ -174,9 +178,20 @@ def from_slot(slot: int) -> datetime:
     return EPOCH + timedelta(milliseconds=slot)
 
 
-def event_id(subscription_id: UUID, slot: int, alert_type: AlertType) -> UUID:
-    """The identity of an event: the same for every worker that sees the same transition."""
-    return uuid5(EVENT_NAMESPACE, f"{subscription_id}:{slot}:{alert_type.value}")
+def event_id(
+    subscription_id: UUID,
+    slot: int,
+    alert_type: AlertType,
+    about: AlertType = AlertType.DOWNTIME,
+) -> UUID:
+    """The identity of an event: the same for every worker that sees the same transition.
+
+    `about` tells recoveries apart, of which one slot may bring several.
+    """
+    name = f"{subscription_id}:{slot}:{alert_type.value}"
+    if alert_type is AlertType.RECOVERY and about is not AlertType.DOWNTIME:
+        name += f":{about.value}"
+    return uuid5(EVENT_NAMESPACE, name)
 
 
 def storable(text: str | None, limit: int) -> str | None:
@@ -218,10 +233,16 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Below which balances to warn and to alarm, in the smallest unit; None: never."""
+    """Below which balances to warn and to alarm, in the smallest unit; None: never.
+
+    What began below a bound ends at its `…_clear_at`, which lies as much higher as the
+    configuration says, so that a balance on the bound does not begin and end it by turns.
+    """
 
     alert_at: int | None = None
     critical_at: int | None = None
+    alert_clear_at: int | None = None  #: set with `alert_at`, and not below it
+    critical_clear_at: int | None = None  #: set with `critical_at`, and not below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,6 +393,7 @@ class Subscription:
     expires_at: datetime | None
     cancelled_at: datetime | None
     metadata: Mapping[str, Any]
+    alerting: Mapping[str, Any] = field(default_factory=dict)  #: alerting.Alerting, as given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +407,7 @@ class Channel:
     enabled: bool
     min_severity: Severity
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    escalate_after_s: int = 0  #: hears only of what lasts so long and nobody has acknowledged
 
     @property
     def language(self) -> str:
@@ -394,6 +417,27 @@ class Channel:
     def timezone(self) -> str:
         """The IANA name of the zone that its messages' times are told in."""
         return str(self.metadata.get("timezone", "UTC"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What is true of an alert when it is due. Times are PostgreSQL's."""
+
+    now: datetime
+    created_at: datetime
+    held: str | None = None  #: why it waited until now
+    holdable: bool = False  #: of a target: maintenance and parents hold it
+    begins: bool = False  #: it tells of an incident that began or grew worse
+    reminder: bool = False
+    closed: bool = False  #: the incident has ended
+    acknowledged: bool = False
+    watched: bool = True  #: the subscription is active
+    maintenance_until: datetime | None = None
+    down_parent: str | None = None  #: a parent's name
+    unsure_parent: bool = False  #: the check that decides between parent and child is to come
+    changed_since: bool = False  #: the target has changed again
+    still_until: datetime | None = None  #: a flapping target must hold still until then
+    limited: bool = False  #: alerts of this hour are being withheld
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,8 +460,12 @@ class Delivery:
     attempt: int  #: of this try, from 1
     lease_token: UUID
     created_at: datetime
-    age_s: float  #: since created_at, by PostgreSQL's clock
+    age_s: float  #: since the first try, by PostgreSQL's clock
     channel: Channel | None
+    circumstances: Circumstances
+    incident_id: UUID | None = None
+    opened_at: datetime | None = None  #: of the incident
+    whole: bool = False  #: nobody was told that it began: tell the whole story
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

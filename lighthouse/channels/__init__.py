@@ -3,6 +3,7 @@
 A new channel type is a file with a configuration and an async function, and a line in `CHANNELS`.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,14 +11,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from lighthouse.channels import discord, email, slack, sms, telegram, webhook
+from lighthouse.channels import apprise, discord, email, slack, sms, telegram, webhook
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
 from lighthouse.channels.pacing import Pacer
 from lighthouse.channels.templates import LANGUAGES, Message, check_timezone, compose, compose_test
 from lighthouse.configs import shown, validated
-from lighthouse.errors import ConfigError, SettingsError
+from lighthouse.errors import ConfigError, SealedError, SettingsError
 from lighthouse.model import Answer, Channel, ChannelType, Delivery
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
@@ -34,9 +35,18 @@ class Kind:
     send: Callable[[Http, Any, Message], Awaitable[Answer]]
     #: Raises SettingsError when the operator has not set what the type needs.
     require: Callable[[Settings], object] = lambda settings: None  # noqa: ARG005
+    #: Raises ConfigError for a configuration that somebody gives and only the type's library can
+    #: judge; it may take a second or two.
+    judge: Callable[[Any], object] = lambda config: None  # noqa: ARG005
 
 
 CHANNELS: Mapping[ChannelType, Kind] = {
+    ChannelType.APPRISE: Kind(
+        config=apprise.AppriseConfig,
+        send=apprise.send,
+        require=apprise.installed,
+        judge=apprise.judge,
+    ),
     ChannelType.DISCORD: Kind(config=discord.DiscordConfig, send=discord.send),
     ChannelType.EMAIL: Kind(config=email.EmailConfig, send=email.send, require=email.server),
     ChannelType.SLACK: Kind(config=slack.SlackConfig, send=slack.send),
@@ -55,7 +65,11 @@ def parse_config(
 
     Raises ConfigError with one line that names the field and repeats no value of it.
     """
-    return validated(_kind(type).config, config, keys)
+    kind = _kind(type)
+    read = validated(kind.config, config, keys)
+    if keys is None:
+        kind.judge(read)
+    return read
 
 
 def require_settings(type: ChannelType, settings: Settings) -> None:  # noqa: A002
@@ -144,6 +158,15 @@ class Sender:
             compose(delivery, delivery.channel.language, delivery.channel.timezone),
         )
 
+    def address(self, channel: Channel) -> str:
+        """What stands for where a channel leads: the same for all that lead there."""
+        try:
+            config = parse_config(channel.channel_type, channel.channel_config, self._keys)
+        except ConfigError:
+            return str(channel.id)
+        told = f"{channel.channel_type.value} {config.model_dump_json()}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
     async def send_test(self, channel: Channel) -> Answer:
         """Send a message that only shows that the channel works."""
         return await self._send(channel, compose_test(channel, datetime.now(UTC)))
@@ -153,7 +176,9 @@ class Sender:
             config = parse_config(channel.channel_type, channel.channel_config, self._keys)
         except ConfigError as exc:
             detail = f"its configuration: {exc}"
-            return Answer(ok=False, detail=detail, permanent=True, unreadable=True)
+            # Another worker may have the key, or this one be given it, within the 24 hours.
+            sealed = isinstance(exc, SealedError)
+            return Answer(ok=False, detail=detail, permanent=not sealed, unreadable=True)
         kind = _kind(channel.channel_type)
         try:
             kind.require(self._settings)

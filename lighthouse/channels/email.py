@@ -145,9 +145,9 @@ async def send(http: Http, config: EmailConfig, message: Message) -> Answer:
     """Hand one mail to the server and read its verdict; what bounces later is not read."""
     ours = server(http.settings)
     mail = compose_mail(ours.sender, config.to, message)
-    async with http.turn(f"smtp {ours.host}:{ours.port}", at_once=AT_ONCE) as held:
-        if held is not None:
-            return held
+    async with http.turn(f"smtp {ours.host}:{ours.port}", at_once=AT_ONCE) as refused:
+        if refused is not None:
+            return refused
         return await _deliver(http, ours, config.to, mail)
 
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -86,6 +86,15 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) and found >= 0 else None
 
 
+class Closing(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closing)
+
+
 class Http:
     """Posts messages on the event loop that it was opened on."""
 
@@ -99,11 +108,18 @@ class Http:
         self._guarded_session: aiohttp.ClientSession | None = None
         self._own_session: aiohttp.ClientSession | None = None
         self.trust = trust(settings.ca_file)
+        self._kept: dict[Callable[[Settings], Any], Closing] = {}
 
     async def __aenter__(self) -> "Http":
         self._guarded_session = self._session(self._guarded)
         self._own_session = self._session(None)
         return self
+
+    def keep(self, make: Callable[[Settings], C]) -> C:
+        """What a channel type keeps over messages: made at its first use, closed with this."""
+        if make not in self._kept:
+            self._kept[make] = make(self.settings)
+        return cast(C, self._kept[make])
 
     def _session(self, make_socket: Callable[[Any], socket.socket] | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -132,6 +148,9 @@ class Http:
             if session is not None:
                 await session.close()
         self._guarded_session = self._own_session = None
+        for kept in self._kept.values():
+            kept.close()
+        self._kept.clear()
 
     def _guarded(self, info: Any) -> socket.socket:
         """Make a socket, unless for an address that may not be connected to.
@@ -162,9 +181,9 @@ class Http:
         its service's, `wish` reads how long a 429 keeps us away. `own` is for the operator's own
         servers alone: it sets the guard aside. Takes `longest_s` at the most.
         """
-        async with self.turn(key or url, at_once=at_once, rates=rates) as held:
-            if held is not None:
-                return held
+        async with self.turn(key or url, at_once=at_once, rates=rates) as refused:
+            if refused is not None:
+                return refused
             reply = await self._exchange(url, body, headers, own=own)
             if isinstance(reply, Reply):
                 await self._learn(key or url, reply, wish(reply))
@@ -177,18 +196,18 @@ class Http:
         """None when it is our turn at an address, else an Answer: nothing may be sent now."""
         async with self._crowds.slot(key, at_once, self.timeout_s) as mine:
             if mine:
-                yield await self._held(key, rates)
+                yield await self._turn(key, rates)
             else:
                 why = "waits for earlier messages to the same address"
-                yield _put_off(why, self.timeout_s)
+                yield held(why, self.timeout_s)
 
-    async def _held(self, key: str, rates: Sequence[Rate]) -> Answer | None:
+    async def _turn(self, key: str, rates: Sequence[Rate]) -> Answer | None:
         turn = await self._pacer.turn(key, rates, PATIENCE_S)
         if turn.mine and turn.wait_s > 0:
             await asyncio.sleep(turn.wait_s)
             # Another message may have met a refusal meanwhile.
             turn = await self._pacer.turn(key, (), PATIENCE_S)
-        return None if turn.mine else _put_off(_LIMITED, turn.wait_s)
+        return None if turn.mine else held(_LIMITED, turn.wait_s)
 
     async def _learn(self, key: str, reply: Reply, wish: float | None) -> None:
         """Keep away for as long as the service says, whether it refused or just ran out."""
@@ -263,7 +282,7 @@ def silent(detail: str) -> Answer:
     return Answer(ok=False, detail=detail, silent=True)
 
 
-def _put_off(detail: str, seconds: float) -> Answer:
+def held(detail: str, seconds: float) -> Answer:
     return Answer(ok=False, detail=detail, retry_after_s=seconds, tried=False)
 
 

@@ -22,6 +22,39 @@ class Phrases:
     test_message: str
     lost_title: str
     lost: str
+    was_down_title: str
+    was_down_from: str
+    still_down_title: str
+    still_down: str
+    slow_title: str
+    slow: str
+    fast_title: str
+    fast: str
+    low_title: str
+    critical_title: str
+    less_critical_title: str
+    low: str
+    enough_title: str
+    enough: str
+    still_on: str
+    certificate_title: str
+    certificate_expired_title: str
+    certificate: str
+    subject: str
+    issuer: str
+    fingerprint: str
+    flapping_title: str
+    flapping: str
+    settled: str
+    coverage_title: str
+    coverage: str
+    covered_title: str
+    covered: str
+    summary_title: str
+    summary: str
+    summary_more: str
+    limit: str
+    kinds: Mapping[str, str]  #: by the value of `AlertType`
     reasons: Mapping[str, str]  #: by the value of `Reason`
 
 
@@ -40,6 +73,54 @@ ENGLISH = Phrases(
     test_message="This channel works: alerts will arrive here.",
     lost_title="{name}: the {channel} channel has been switched off",
     lost="Its service says that the address is gone. Repair it, then switch the channel on again.",
+    was_down_title="{name} was down for {lasted} and is up again",
+    was_down_from="It was down from {since} to {at}.",
+    still_down_title="{name} is still down",
+    still_down="It has been down since {since}, for {lasted}.",
+    slow_title="{name} is slow",
+    slow="The median of its last {checks} successful checks is {median_ms} ms; {warn_ms} ms are"
+    " allowed.",
+    fast_title="{name} is no longer slow",
+    fast="The median of its last {checks} successful checks is {median_ms} ms.",
+    low_title="{name}: the balance is low",
+    critical_title="{name}: the balance is critically low",
+    less_critical_title="{name}: the balance is low, but no longer critical",
+    low="The check of {at} found it below its threshold.",
+    enough_title="{name}: the balance is enough again",
+    enough="The check of {at} found it above its thresholds.",
+    still_on="It has been so since {since}, for {lasted}.",
+    certificate_title="{name}: the certificate expires in {days_left} days",
+    certificate_expired_title="{name}: the certificate has expired",
+    certificate="Its last moment is {expires}.",
+    subject="Subject",
+    issuer="Issuer",
+    fingerprint="SHA-256",
+    flapping_title="{name} is flapping",
+    flapping="It has changed {changes} times within {within}. Its changes are not told any more"
+    " until it has held still for {calm}; then its state is.",
+    settled="It had been flapping and now holds still.",
+    coverage_title="{name}: too few checks were made",
+    coverage="From {since} to {until}, {judged} of {due} due checks came to a judgement"
+    " ({coverage}); {minimum} are wanted. The fault is ours, not the target's.",
+    covered_title="{name}: enough checks are made again",
+    covered="From {since} to {until}, {judged} of {due} due checks came to a judgement"
+    " ({coverage}).",
+    summary_title="{count} more alerts in the hour from {since}",
+    summary="The limit of alerts an hour was reached, so these were not told one by one.",
+    summary_more="and {count} more",
+    limit="The limit of alerts an hour is reached: what else happens before {until} comes as one"
+    " summary.",
+    kinds={
+        "downtime": "down",
+        "recovery": "over again",
+        "high_latency": "slow",
+        "low_balance": "low balance",
+        "certificate_expiry": "certificate expires",
+        "operator": "fleet",
+        "flapping": "flapping",
+        "coverage": "too few checks",
+        "summary": "summary",
+    },
     reasons={
         "dns_not_found": "the host's name does not exist",
         "connection_refused": "the connection was refused",
@@ -96,6 +177,54 @@ SPANISH = Phrases(
     test_message="Este canal funciona: las alertas llegarán aquí.",
     lost_title="{name}: el canal {channel} se ha desactivado",
     lost="Su servicio dice que la dirección ya no existe. Corríjala y vuelva a activar el canal.",
+    was_down_title="{name} estuvo caído {lasted} y funciona de nuevo",
+    was_down_from="Estuvo caído desde {since} hasta {at}.",
+    still_down_title="{name} sigue caído",
+    still_down="Está caído desde {since}, hace {lasted}.",
+    slow_title="{name} va lento",
+    slow="La mediana de sus últimas {checks} comprobaciones con éxito es de {median_ms} ms; se"
+    " permiten {warn_ms} ms.",
+    fast_title="{name} ya no va lento",
+    fast="La mediana de sus últimas {checks} comprobaciones con éxito es de {median_ms} ms.",
+    low_title="{name}: el saldo es bajo",
+    critical_title="{name}: el saldo es críticamente bajo",
+    less_critical_title="{name}: el saldo es bajo, pero ya no crítico",
+    low="La comprobación de {at} lo encontró por debajo de su umbral.",
+    enough_title="{name}: el saldo vuelve a ser suficiente",
+    enough="La comprobación de {at} lo encontró por encima de sus umbrales.",
+    still_on="Está así desde {since}, hace {lasted}.",
+    certificate_title="{name}: el certificado caduca en {days_left} días",
+    certificate_expired_title="{name}: el certificado ha caducado",
+    certificate="Su último momento es {expires}.",
+    subject="Titular",
+    issuer="Emisor",
+    fingerprint="SHA-256",
+    flapping_title="{name} es inestable",
+    flapping="Ha cambiado {changes} veces en {within}. Sus cambios ya no se avisan hasta que se"
+    " mantenga estable {calm}; entonces se avisa su estado.",
+    settled="Era inestable y ahora se mantiene estable.",
+    coverage_title="{name}: se hicieron muy pocas comprobaciones",
+    coverage="De {since} a {until}, {judged} de {due} comprobaciones previstas dieron un resultado"
+    " ({coverage}); se desea {minimum}. El fallo es nuestro, no del servicio vigilado.",
+    covered_title="{name}: vuelven a hacerse suficientes comprobaciones",
+    covered="De {since} a {until}, {judged} de {due} comprobaciones previstas dieron un resultado"
+    " ({coverage}).",
+    summary_title="{count} alertas más en la hora desde {since}",
+    summary="Se alcanzó el límite de alertas por hora; por eso no se avisó de cada una.",
+    summary_more="y {count} más",
+    limit="Se alcanzó el límite de alertas por hora: lo que ocurra antes de {until} llegará como un"
+    " solo resumen.",
+    kinds={
+        "downtime": "caído",
+        "recovery": "terminado",
+        "high_latency": "lento",
+        "low_balance": "saldo bajo",
+        "certificate_expiry": "certificado por caducar",
+        "operator": "flota",
+        "flapping": "inestable",
+        "coverage": "pocas comprobaciones",
+        "summary": "resumen",
+    },
     reasons={
         "dns_not_found": "el nombre del servidor no existe",
         "connection_refused": "la conexión fue rechazada",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lighthouse.cli.support import print_facts, text
-from lighthouse.model import CheckStatus, Finding, Outcome, Step, Timings
+from lighthouse.model import Certificate, CheckStatus, Finding, Outcome, Step, Timings
 
 PHASES = ("dns", "tcp", "tls", "ttfb", "transfer")
 
@@ -60,6 +60,8 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
         "http_version": outcome.http_version,
         "timings": {f"{phase}_ms": length for phase, length in lengths.items()},
         "cert_expires_at": outcome.cert_expires_at,
+        "certificate": _certificate(outcome.certificate),
+        "addresses": list(outcome.addresses),
         "value": None if outcome.value is None else str(outcome.value),
         "attempts": outcome.attempts,
         "response_snippet": outcome.snippet,
@@ -77,13 +79,24 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _certificate(shown: Certificate | None) -> dict[str, Any] | None:
+    if shown is None:
+        return None
+    return {
+        "subject": shown.subject,
+        "issuer": shown.issuer,
+        "fingerprint": shown.fingerprint,
+        "expires_at": shown.expires_at,
+    }
+
+
 def _finding(finding: Finding) -> dict[str, Any]:
     return {"name": finding.name, "ok": finding.ok, "found": finding.found}
 
 
 def show(target: str, outcome: Outcome, now: datetime | None = None) -> None:
     """Print the outcome for a person."""
-    version = outcome.http_version
+    version, certificate = outcome.http_version, outcome.certificate
     facts: list[tuple[str, object]] = [
         ("target", target),
         ("status", outcome.status),
@@ -93,6 +106,10 @@ def show(target: str, outcome: Outcome, now: datetime | None = None) -> None:
         ("http_status", outcome.http_status),
         ("http_version", None if version is None else f"{version // 10}.{version % 10}"),
         ("cert_expires_at", _expiry(outcome.cert_expires_at, now or datetime.now(UTC))),
+        ("cert_subject", None if certificate is None else certificate.subject),
+        ("cert_issuer", None if certificate is None else certificate.issuer),
+        ("cert_fingerprint", None if certificate is None else certificate.fingerprint),
+        ("addresses", ", ".join(outcome.addresses) or None),
         ("value", None if outcome.value is None else str(outcome.value)),
         ("attempts", outcome.attempts),
         ("response_snippet", outcome.snippet),

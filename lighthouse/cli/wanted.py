@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lighthouse import channels, configs, plans, probes
+from lighthouse import channels, configs, plans, probes, settings
 from lighthouse.cli.manifest import Document
-from lighthouse.errors import ConfigError, UsageError
+from lighthouse.errors import ConfigError, SettingsError, UsageError
 from lighthouse.model import ChannelType, MonitorType, Severity, Tier
 from lighthouse.store.creation import check_name, wallet_address
 
@@ -131,6 +131,10 @@ class Reader:
                     raise ConfigError(f"is none of {', '.join(channels.LANGUAGES)}", "language")
                 if self._enforce_plans:
                     plans.check_channel(entry.tier, channel.type)
+                try:
+                    channels.require_settings(channel.type, settings.current())
+                except SettingsError as exc:
+                    raise ConfigError(str(exc), "type") from None
                 with self.faults_of((*here, "config")):
                     read.append((channel, channels.parse_config(channel.type, channel.config)))
         if model is None or len(self.faults) > before:

@@ -57,6 +57,7 @@ FIXED: tuple[tuple[str, str, float], ...] = (
     ("lighthouse.deliver", "alerts", 5.0),
     ("lighthouse.sweep", "maintenance", 10.0),
     ("lighthouse.expire", "maintenance", 15.0),
+    ("lighthouse.tend", "maintenance", 20.0),
     ("lighthouse.rollup", "maintenance", 60.0),
     ("lighthouse.upkeep", "maintenance", 3600.0),
 )

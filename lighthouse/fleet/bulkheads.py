@@ -13,6 +13,8 @@ from uuid import UUID
 SERVICE_LANES = 32
 #: Lanes of one host that a channel's owner named.
 HOST_LANES = 4
+#: The same through apprise, of whose child processes a worker has four.
+APPRISE_LANES = 2
 #: Lanes of all such hosts together, so that no number of them takes all sockets and time.
 HOSTS_LANES = 64
 #: The share of these that hosts which do not answer may have together: the others find room.
@@ -30,6 +32,8 @@ MOST_SEEN = 50_000
 MOST_BULKHEADS = 10_000
 
 _OPERATOR = "operator:"
+#: Channel types of which each channel has a host of its owner's.
+_HOSTED = ("webhook", "apprise")
 #: The bulkhead of deliveries whose channel has gone: nothing is sent for them.
 NO_CHANNEL = ""
 
@@ -87,7 +91,7 @@ class Bulkheads:
         ):
             return False
         else:
-            lanes = HOST_LANES
+            lanes = APPRISE_LANES if name.startswith("apprise:") else HOST_LANES
         return bulkhead.running < (1 if bulkhead.tripped else lanes)
 
     def began(self, name: str) -> None:
@@ -108,8 +112,8 @@ class Bulkheads:
         Those of a full service's type that lead to another host wait with it.
         """
         full = [name for name in self._bulkheads if ":" not in name and not self.has_room(name)]
-        if self._hosts_running >= HOSTS_LANES and "webhook" not in full:
-            full.append("webhook")  # each of them has a host of its owner's
+        if self._hosts_running >= HOSTS_LANES:
+            full += [name for name in _HOSTED if name not in full]
         return full
 
     def full_channels(self) -> list[UUID]:

@@ -19,12 +19,14 @@ from uuid import UUID
 
 import structlog
 
+from lighthouse import telling
 from lighthouse.channels import Sender
 from lighthouse.errors import StoreError, StoreUnavailable
 from lighthouse.fleet.bulkheads import MOST_WAITING, NO_CHANNEL, Bulkheads
-from lighthouse.model import OPERATOR, Answer, Channel, Delivery, DeliveryState
+from lighthouse.model import OPERATOR, AlertType, Answer, Channel, Delivery, DeliveryState
 from lighthouse.retries import next_delay_s
 from lighthouse.store import outbox
+from lighthouse.store.outbox import Overtaken
 from lighthouse.store.pool import Pool, translated
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,10 @@ MARKS_AT_ONCE = 2
 LEASE_MARGIN_S = 20.0
 #: Seconds of that which the mark alone may need.
 MARK_S = 5.0
+#: Seconds that the end of an incident waits for the news of its beginning, which is on its way.
+OVERTAKE_S = 0.5
+#: Ends that somebody would want to know of.
+_LOST = (DeliveryState.GAVE_UP, DeliveryState.CHANNEL_REMOVED)
 #: Seconds between tries to mark while PostgreSQL is away.
 MARK_PAUSE_S = 0.5
 
@@ -201,15 +207,46 @@ class Courier:
                 delivery, DeliveryState.SUPPRESSED, "the channel is switched off", until
             )
             return False
+        told = await self._may_be_told(delivery, until)
+        if told is None:
+            return False
         # Never begin what another courier could take over before it is marked.
         late = time.monotonic() + self._sender.longest_send_s + MARK_S > until
         if late or self._closing:
             await self._mark(delivery, until, lambda: outbox.put_back(self._pool, delivery))
             return False
-        answer = await self._sender.send(replace(delivery, channel=channel))
+        answer = await self._sender.send(replace(told, channel=channel))
         if answer.tried:
             self._bulkheads.heard(self._names[delivery.channel_id], silent=answer.silent)
         return await self._judge(delivery, answer, until)
+
+    async def _may_be_told(self, delivery: Delivery, until: float) -> Delivery | None:
+        """The delivery as it is to be told now; None when it was held or let go."""
+        match telling.decide(delivery.circumstances):
+            case telling.Hold(why=why, seconds=seconds):
+                await self._mark(
+                    delivery, until, lambda: outbox.hold(self._pool, delivery, why, seconds)
+                )
+                return None
+            case telling.LetGo(state=state, reason=reason):
+                await self._end(delivery, state, reason, until)
+                return None
+        if delivery.alert_type is not AlertType.RECOVERY or delivery.incident_id is None:
+            return delivery
+        match await outbox.overtake(self._pool, delivery):
+            case Overtaken.WAIT:
+                await self._mark(
+                    delivery, until, lambda: outbox.put_back(self._pool, delivery, OVERTAKE_S)
+                )
+                return None
+            case Overtaken.WITHHELD if not delivery.context.get("flapping"):
+                reason = "its beginning was not told"
+                await self._end(delivery, DeliveryState.SUPPRESSED, reason, until)
+                return None
+            case Overtaken.TOLD:
+                return delivery
+            case _:
+                return replace(delivery, whole=True)
 
     async def _judge(self, delivery: Delivery, answer: Answer, until: float) -> bool:
         if answer.ok:
@@ -221,7 +258,14 @@ class Courier:
         if answer.unreadable:
             await self._tell_operator(delivery, answer.detail)
         if answer.permanent:
-            await self._end(delivery, DeliveryState.GAVE_UP, answer.detail, until, gone=answer.gone)
+            await self._end(
+                delivery,
+                DeliveryState.GAVE_UP,
+                answer.detail,
+                until,
+                answer=answer.detail,
+                gone=answer.gone,
+            )
             return False
         delay = next_delay_s(
             attempt=delivery.attempt,
@@ -230,9 +274,8 @@ class Courier:
             retry_after_s=answer.retry_after_s,
         )
         if delay is None:
-            await self._end(
-                delivery, DeliveryState.GAVE_UP, f"no success in 24 hours: {answer.detail}", until
-            )
+            why = f"no success in 24 hours: {answer.detail}"
+            await self._end(delivery, DeliveryState.GAVE_UP, why, until, answer=answer.detail)
         elif not answer.tried:
             wait_s = answer.retry_after_s or delay
             await self._mark(delivery, until, lambda: outbox.put_back(self._pool, delivery, wait_s))
@@ -252,14 +295,18 @@ class Courier:
         reason: str,
         until: float,
         *,
+        answer: str | None = None,
         gone: bool = False,
     ) -> None:
         await self._mark(
             delivery,
             until,
-            lambda: outbox.mark_end(self._pool, delivery, state, reason, disable_channel=gone),
+            lambda: outbox.mark_end(
+                self._pool, delivery, state, reason, answer=answer, disable_channel=gone
+            ),
         )
-        _log(delivery).warning("alert not delivered", state=state.value, reason=reason)
+        tell = _log(delivery).warning if state in _LOST else _log(delivery).info
+        tell("alert not delivered", state=state.value, reason=reason)
 
     async def _tell_operator(self, delivery: Delivery, why: str) -> None:
         """One alert a channel and day: its owner did nothing wrong, and hears nothing."""

@@ -27,11 +27,14 @@ from lighthouse.fleet.recorder import Recorder
 from lighthouse.schedule import Leases, Pace, check_server, connect_async
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
-from lighthouse.store import rollups, upkeep
+from lighthouse.store import maintenance, rollups, upkeep
 from lighthouse.store import sweep as sweeping
+from lighthouse.store.budgets import Limits
+from lighthouse.store.coverage import tell_coverage
 from lighthouse.store.migrate import require_migrated
 from lighthouse.store.outbox import enqueue_operator
 from lighthouse.store.pool import open_pool, reach, translated
+from lighthouse.store.summaries import summarise
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +101,10 @@ class Engine:
         stack.push_async_callback(client.aclose)
         prober = await stack.enter_async_context(probes.Prober(settings))
         sender = await stack.enter_async_context(Sender(settings, pacer=Pace(client)))
+        self._sender = sender
+        self._limits = Limits(
+            subscription=settings.alerts_per_subscription, user=settings.alerts_per_user
+        )
         self._courier = Courier(self._pool, sender)
         stack.push_async_callback(self._courier.close, settings.shutdown_s)
         self._batches = Batches(
@@ -112,6 +119,7 @@ class Engine:
             flush_s=settings.flush_ms / 1000,
             flush_rows=settings.flush_rows,
             max_buffered=settings.max_buffered,
+            limits=self._limits,
             committed=self._batches.committed,
             alerted=self._alerted,
         )
@@ -188,6 +196,16 @@ class Engine:
     def expire(self) -> None:
         """End subscriptions whose time is over."""
         self._upkeep("expire", upkeep.expire(self._pool))
+
+    def tend(self) -> None:
+        """Move maintenance windows on, summarise what was withheld, tell of low coverage."""
+        self._upkeep("tend", self._tend())
+
+    async def _tend(self) -> None:
+        await maintenance.advance(self._pool)
+        told = await tell_coverage(self._pool, list(self._sender.operator_channels), self._limits)
+        if await summarise(self._pool, self._sender.address) or told.low or told.enough:
+            self._alerted()
 
     def _upkeep(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
         """A periodic task: what PostgreSQL's absence prevents, the next run does."""

@@ -12,8 +12,9 @@ import structlog
 
 from lighthouse.errors import StoreError
 from lighthouse.model import Result
+from lighthouse.store.budgets import Limits
 from lighthouse.store.pool import Pool
-from lighthouse.store.record import Recorded, record
+from lighthouse.store.record import DEFAULT_LIMITS, Recorded, record
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class Recorder:
         flush_s: float,
         flush_rows: int,
         max_buffered: int,
+        limits: Limits = DEFAULT_LIMITS,
         committed: Callable[[Sequence[Result]], None],
         alerted: Callable[[], None],
     ) -> None:
@@ -51,6 +53,7 @@ class Recorder:
         self._flush_s = flush_s
         self._flush_rows = flush_rows
         self._max_buffered = max_buffered
+        self._limits = limits
         self._committed = committed
         self._alerted = alerted
         self._buffer: list[Result] = []
@@ -88,7 +91,7 @@ class Recorder:
             if rows:
                 try:
                     # A cancelled flush might have been committed: never cut it off.
-                    done = await asyncio.shield(record(self._pool, rows))
+                    done = await asyncio.shield(record(self._pool, rows, self._limits))
                 except StoreError as exc:
                     if failures == 0:
                         log.warning("results wait for PostgreSQL", rows=self.waiting, why=str(exc))

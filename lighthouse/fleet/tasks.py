@@ -38,6 +38,12 @@ def upkeep() -> None:
     engine().upkeep()
 
 
+@shared_task(name="lighthouse.tend", ignore_result=True)  # type: ignore[untyped-decorator]
+def tend() -> None:
+    """What alerts need from time to time. Twice is safe: each part holds what it works on."""
+    engine().tend()
+
+
 @shared_task(name="lighthouse.expire", ignore_result=True)  # type: ignore[untyped-decorator]
 def expire() -> None:
     """End subscriptions whose time is over. Twice is safe: only active ones are ended."""

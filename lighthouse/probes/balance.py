@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 from lighthouse import chains, settings
 from lighthouse.chains import Chain, Level
 from lighthouse.configs import Secret
-from lighthouse.model import CheckStatus, Finding, Outcome, Reason
+from lighthouse.model import Bounds, CheckStatus, Finding, Outcome, Reason
 from lighthouse.probes import rpc
 from lighthouse.probes.config import MonitorConfig
 from lighthouse.probes.equipment import Equipment
@@ -53,6 +53,12 @@ class BalanceConfig(MonitorConfig):
     )
     critical_threshold: Amount | None = Field(
         default=None, description="Below it the check is a failure; in decimal units, exact."
+    )
+    hysteresis_percent: int = Field(
+        default=5,
+        ge=0,
+        le=50,
+        description="How far above a threshold the balance must rise before its alert ends.",
     )
     decimals: int | None = Field(
         default=None,
@@ -115,9 +121,24 @@ class BalanceConfig(MonitorConfig):
         """Below it the check is a failure, in decimal units."""
         return None if self.critical_threshold is None else Decimal(self.critical_threshold)
 
+    def bounds(self, decimals: int) -> Bounds:
+        """The thresholds in the smallest unit of a coin with so many decimals."""
+        more = self.hysteresis_percent
+        return Bounds(
+            alert_at=_bound(self.alert, decimals),
+            critical_at=_bound(self.critical, decimals),
+            alert_clear_at=_bound(self.alert, decimals, more),
+            critical_clear_at=_bound(self.critical, decimals, more),
+        )
+
     def target(self) -> str:
         what = "" if self.token == chains.NATIVE else f" {self.token}"
         return f"{self.chain} {self.address}{what}"
+
+
+def _bound(threshold: Decimal | None, decimals: int, percent_above: int = 0) -> int | None:
+    """The least balance that is so much above a threshold, in the smallest unit."""
+    return None if threshold is None else chains.base_units(threshold, decimals, percent_above)
 
 
 class Tokens:
@@ -223,6 +244,7 @@ def judge(
         message=message,
         latency_ms=took_ms,
         value=value,
+        bounds=config.bounds(decimals),
         findings=findings,
     )
 

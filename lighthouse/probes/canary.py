@@ -220,6 +220,7 @@ async def probe(equipment: Equipment, config: CanaryConfig, timeout_s: float) ->
     told: list[Step] = []
     failure: Outcome | None = None
     expires = []
+    certificates = []
     for step in config.steps:
         skipped = _skipped(step, flow, failure)
         if skipped is not None:
@@ -233,6 +234,8 @@ async def probe(equipment: Equipment, config: CanaryConfig, timeout_s: float) ->
         flow.ended[step.name] = "success" if good else "failure"
         if outcome.cert_expires_at is not None:
             expires.append(outcome.cert_expires_at)
+        if outcome.certificate is not None:
+            certificates.append(outcome.certificate)
         told.append(_told(step, outcome, took_ms, flow))
         if not good and not step.optional and failure is None:
             failure = replace(outcome, message=f"step {step.name}: {outcome.message}")
@@ -246,6 +249,8 @@ async def probe(equipment: Equipment, config: CanaryConfig, timeout_s: float) ->
         http_version=last.http_version,
         timings=NO_TIMINGS,  # of several exchanges there are no phases of one
         cert_expires_at=min(expires, default=None),
+        certificate=min(certificates, key=lambda each: each.expires_at, default=None),
+        addresses=() if failure is None else failure.addresses,
         snippet=None if failure is None else flow.redactor.text(failure.snippet),
         steps=tuple(told),
     )

@@ -87,6 +87,7 @@ class CurlTransport:
         self, request: HttpRequest, timeout_s: float
     ) -> HttpResponse | TransportError:
         names: list[str] = []
+        known: tuple[str, ...] = ()
         dns_ms = None
         left_s = timeout_s
         if request.special is not None:
@@ -96,7 +97,7 @@ class CurlTransport:
             )
             if isinstance(route, TransportError):
                 return route
-            names, dns_ms = list(route.names), route.dns_ms
+            names, known, dns_ms = list(route.names), route.addresses, route.dns_ms
             left_s -= self._loop.time() - begun
         elif not request.numeric:
             begun = self._loop.time()
@@ -110,14 +111,17 @@ class CurlTransport:
                     timings=Timings(dns_ms=answer.took_ms),
                 )
             left_s -= self._loop.time() - begun
-            names.append(f"{request.host}:{request.port}:{','.join(answer.addresses)}")
+            known = answer.addresses
+            names.append(f"{request.host}:{request.port}:{','.join(known)}")
         if self._closed:
             raise asyncio.CancelledError("the transport is closed")
         if names:  # libcurl keeps them in a table
             names[:0] = self._stale
             self._stale.clear()
         handle = self._free.pop() if self._free else Handle(self._shared)
-        handle.begin(request, timeout_s=timeout_s, left_s=left_s, names=names, dns_ms=dns_ms)
+        handle.begin(
+            request, timeout_s=timeout_s, left_s=left_s, names=names, known=known, dns_ms=dns_ms
+        )
         future = handle.future = self._loop.create_future()
         self._busy[handle.easy] = handle
         self._multi.add_handle(handle.easy)

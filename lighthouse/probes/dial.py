@@ -1,6 +1,6 @@
 """TCP and TLS connections of our own, for protocols that libcurl does not carry.
 
-Every address is guarded, every phase is timed, a refused certificate still tells its expiry, and
+Every address is guarded, every phase is timed, a refused certificate is read all the same, and
 faults get the reasons and texts that an `http` check gives them.
 """
 
@@ -20,14 +20,14 @@ from lighthouse import urls
 from lighthouse.model import Reason
 from lighthouse.probes import faults
 from lighthouse.probes.curl import find_ca_file
-from lighthouse.probes.easy import has_route
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.faults import Evidence
 from lighthouse.probes.resolver import Unresolved
+from lighthouse.probes.routes import has_route
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
-#: Seconds for the second connection, which reads the expiry of a certificate that was refused.
+#: Seconds for the second connection, which reads a certificate that was refused.
 _EXPIRY_S = 2.0
 
 
@@ -37,6 +37,9 @@ class Phases:
 
     took_ms: dict[str, float] = field(default_factory=dict)  #: in the order in which they ran
     cert_expires_at: datetime | None = None
+    certificate: bytes | None = None  #: DER
+    addresses: tuple[str, ...] = ()  #: that the name stood for
+    address: str | None = None  #: that was connected to
 
 
 class DialError(Exception):
@@ -93,6 +96,7 @@ async def dial(
             phases.took_ms["tcp"] = (time.monotonic() - begun) * 1000
         raise
     phases.took_ms["tcp"] = (time.monotonic() - begun) * 1000
+    phases.address = seen.addresses[-1]
     if not place.tls:
         _, made = await asyncio.get_running_loop().create_connection(protocol, sock=sock)
         return made
@@ -105,9 +109,10 @@ async def dial(
     except ssl.SSLCertVerificationError as exc:
         phases.took_ms["tls"] = (time.monotonic() - begun) * 1000
         left_s = min(_EXPIRY_S, deadline - time.monotonic())
-        phases.cert_expires_at = await _refused_expiry(
-            equipment, place, seen.addresses[-1], contexts.blind, left_s
+        phases.certificate = await _refused_certificate(
+            equipment, place, phases.address, contexts.blind, left_s
         )
+        phases.cert_expires_at = _expiry(phases.certificate)
         evidence = replace(
             seen, code=faults.PEER_FAILED_VERIFICATION, verify_result=exc.verify_code
         )
@@ -120,7 +125,8 @@ async def dial(
         evidence = replace(seen, code=faults.TLS_CONNECT_ERROR, text=_handshake_text(exc))
         raise _error(evidence) from exc
     phases.took_ms["tls"] = (time.monotonic() - begun) * 1000
-    phases.cert_expires_at = _expiry(transport)
+    phases.certificate = _certificate(transport)
+    phases.cert_expires_at = _expiry(phases.certificate)
     return made
 
 
@@ -128,11 +134,13 @@ async def _addresses(
     equipment: Equipment, place: Place, timeout_s: float, phases: Phases
 ) -> tuple[str, ...]:
     if urls.is_numeric(place.host):
-        return (place.host,)
+        phases.addresses = (place.host,)
+        return phases.addresses
     answer = await equipment.resolver.lookup(place.host, timeout_s)
     phases.took_ms["dns"] = answer.took_ms
     if isinstance(answer, Unresolved):
         raise DialError(answer.reason, answer.message)
+    phases.addresses = answer.addresses
     return answer.addresses
 
 
@@ -207,27 +215,30 @@ async def _secured(
         raise
 
 
-async def _refused_expiry(
+async def _refused_certificate(
     equipment: Equipment, place: Place, address: str, context: ssl.SSLContext, timeout_s: float
-) -> datetime | None:
-    """When a certificate ends that failed verification, read over a connection that trusts it.
+) -> bytes | None:
+    """A certificate that failed verification, read over a connection that trusts it.
 
     Python's ssl lets go of a certificate that it refuses. Nothing is sent here.
     """
-    found: datetime | None = None
+    found: bytes | None = None
     with suppress(OSError, DialError):
         sock, _ = await _connected(
             equipment, place, (address,), time.monotonic() + timeout_s, timeout_s
         )
         transport, _ = await _secured(sock, asyncio.Protocol, place.host, context, timeout_s)
-        found = _expiry(transport)
+        found = _certificate(transport)
         transport.abort()
     return found
 
 
-def _expiry(transport: asyncio.Transport) -> datetime | None:
+def _certificate(transport: asyncio.Transport) -> bytes | None:
     secured = transport.get_extra_info("ssl_object")
-    der = None if secured is None else secured.getpeercert(binary_form=True)
+    return None if secured is None else secured.getpeercert(binary_form=True)
+
+
+def _expiry(der: bytes | None) -> datetime | None:
     if der is None:
         return None
     try:

@@ -5,17 +5,17 @@ Handles are reused: most options stay as they are, and a plain GET sets only its
 
 import asyncio
 import socket
-import ssl
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pycurl
 
 from lighthouse import __version__
-from lighthouse.model import Reason, Timings
-from lighthouse.probes import faults
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Special, TransportError
+from lighthouse.model import Reason
+from lighthouse.probes import evidence, faults
+from lighthouse.probes.readings import info_text, leaf, parse_headers, timings
+from lighthouse.probes.routes import has_route
+from lighthouse.probes.transport import HttpRequest, HttpResponse, Proxy, Special, TransportError
 
 #: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
 #: targets at the largest body each would otherwise be a gigabyte.
@@ -75,6 +75,7 @@ class Handle:
         "headers",
         "held",
         "kept",
+        "known",
         "names",
         "out_of_memory",
         "received",
@@ -106,6 +107,7 @@ class Handle:
         self.received = self.room = self.held = self.claimed = self.socket_errno = 0
         self.truncated = self.out_of_memory = False
         self.refused: tuple[str, str] | None = None
+        self.known: Sequence[str] = ()
         self.timeout_s = 0.0
         if self.kept:
             self.kept = []
@@ -176,10 +178,15 @@ class Handle:
         timeout_s: float,
         left_s: float,
         names: list[str],
+        known: Sequence[str],
         dns_ms: float | None,
     ) -> None:
-        """Set the exchange up. `names`: what libcurl shall forget and know of names."""
+        """Set the exchange up. `names`: what libcurl shall forget and know of names.
+
+        `known`: the target's addresses, which are told where no success comes of it.
+        """
         self.request = request
+        self.known = known
         self.timeout_s = timeout_s
         self.room = request.keep_body_bytes
         self.dns_ms = dns_ms
@@ -291,23 +298,34 @@ class Handle:
         info = easy.getinfo
         status = info(pycurl.RESPONSE_CODE)
         location = info_text(easy, pycurl.REDIRECT_URL) if 300 <= status < 400 else None
-        if status == 407 and self.request.special is not None and self.request.special.proxy:
+        address = None
+        if self.request.special is None or self.request.special.proxy is None:
+            opened = self.addresses
+            address = opened[0] if len(opened) == 1 else info_text(easy, pycurl.PRIMARY_IP) or None
+        elif status == 407:
             return TransportError(
                 reason=Reason.PROBER_PROXY,
                 message="the proxy refused with status 407",
-                timings=_timings(easy, self.dns_ms),
+                timings=timings(easy, self.dns_ms),
+                addresses=evidence.addresses((), self.known),
             )
+        ends = certificate = None
+        if self.request.url.startswith("https"):
+            ends, certificate = leaf(easy)
         return HttpResponse(
             status=status,
             version=_VERSIONS.get(info(pycurl.INFO_HTTP_VERSION)),
             body=self.kept[0] if len(self.kept) == 1 else b"".join(self.kept),
             truncated=self.truncated,
             total_ms=info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0),
-            timings=_timings(easy, self.dns_ms),
+            timings=timings(easy, self.dns_ms),
             content_type=info_text(easy, pycurl.CONTENT_TYPE),
             headers=parse_headers(self.headers) if self.headers else _NO_HEADERS,
             location=location,
-            cert_expires_at=cert_expiry(easy) if self.request.url.startswith("https") else None,
+            cert_expires_at=ends,
+            certificate=certificate,
+            address=address,
+            addresses=self.known,
         )
 
     def error(self, code: int, text: str) -> TransportError:
@@ -315,9 +333,8 @@ class Handle:
         easy = self.easy
         request = self.request
         info = easy.getinfo
-        timings = _timings(easy, self.dns_ms)
         total_ms = info(pycurl.TOTAL_TIME_T) / 1000 + (self.dns_ms or 0.0)
-        expires = cert_expiry(easy) if request.url.startswith("https") else None
+        ends, certificate = leaf(easy) if self._shown_certificate(code) else (None, None)
         if self.out_of_memory:
             reason, message = Reason.PROBER_MEMORY, "the prober's memory for bodies is in use"
         else:
@@ -348,72 +365,36 @@ class Handle:
             reason=reason,
             message=message,
             total_ms=total_ms,
-            timings=timings,
-            cert_expires_at=expires,
+            timings=timings(easy, self.dns_ms),
+            cert_expires_at=ends,
+            certificate=certificate,
+            addresses=self._addresses(),
         )
 
+    def _proxy(self) -> Proxy | None:
+        special = self.request.special
+        return None if special is None else special.proxy
 
-def _timings(easy: Any, dns_ms: float | None) -> Timings:
-    """The phases' lengths from libcurl's marks, which count from the exchange's start in µs."""
-    info = easy.getinfo
-    named = info(pycurl.NAMELOOKUP_TIME_T)
-    connected = info(pycurl.CONNECT_TIME_T)
-    secured = info(pycurl.APPCONNECT_TIME_T)
-    sent = info(pycurl.POSTTRANSFER_TIME_T)
-    answered = info(pycurl.STARTTRANSFER_TIME_T)
-    return Timings(
-        dns_ms=dns_ms,
-        tcp_ms=(connected - named) / 1000 if connected else None,
-        tls_ms=(secured - connected) / 1000 if secured else None,
-        ttfb_ms=(answered - sent) / 1000 if answered > sent > 0 else None,
-    )
+    def _shown_certificate(self, code: int) -> bool:
+        """Whether a certificate that came is the target's, and not that of the proxy before it."""
+        proxy = self._proxy()
+        if not self.request.url.startswith("https"):
+            return False
+        if proxy is None or proxy.kind != "https":
+            return True
+        # Which of the two is known only where the tunnel was open when one was refused.
+        opened = 200 <= self.easy.getinfo(pycurl.HTTP_CONNECTCODE) < 300
+        return opened and code == faults.PEER_FAILED_VERIFICATION
 
-
-def info_text(easy: Any, what: int) -> str | None:
-    """A text of the target's: UTF-8 where it can be that, else Latin-1."""
-    raw = easy.getinfo_raw(what)
-    if raw is None:
-        return None
-    try:
-        return str(raw, "utf-8")
-    except UnicodeDecodeError:
-        return str(raw, "latin-1")
-
-
-def parse_headers(lines: list[bytes]) -> dict[str, tuple[str, ...]]:
-    """Header lines by lower-case name; the status line and the closing empty line fall away."""
-    found: dict[str, tuple[str, ...]] = {}
-    for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon and not name.startswith("HTTP/"):
-            key = name.strip().lower()
-            found[key] = (*found.get(key, ()), value.strip())
-    return found
-
-
-def cert_expiry(easy: Any) -> datetime | None:
-    """When the target's own certificate ends; known although it was refused."""
-    chain = easy.getinfo_raw(pycurl.INFO_CERTINFO)  # bytes: a subject may be no text
-    for key, value in chain[0] if chain else ():
-        if key == b"Expire date":
-            return parse_expiry(value.decode("ascii", "replace"))
-    return None
-
-
-def parse_expiry(text: str) -> datetime | None:
-    """libcurl's form of a certificate's time, ``Nov 24 03:25:00 2026 GMT``."""
-    try:
-        return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def has_route(address: str) -> bool:
-    """Whether this host's routing table leads to an address. UDP's connect sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 53))
-    except OSError:
-        return False
-    return True
+    def _addresses(self) -> tuple[str, ...]:
+        """The target's addresses after a fault; its proxy's only where the guard refused that."""
+        if self._proxy() is not None:
+            if self.refused is not None and not self.addresses:
+                return (self.refused[0],)
+            return evidence.addresses((), self.known)
+        first = tuple(self.addresses)
+        if self.easy.getinfo(pycurl.CONNECT_TIME_T) > 0:
+            connected = info_text(self.easy, pycurl.PRIMARY_IP)
+            first = (connected, *first) if connected else first
+        known = self.known or ((self.request.host,) if self.request.numeric else ())
+        return evidence.addresses(first, known)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lighthouse.configs import SECRET_JSON
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason
-from lighthouse.probes import http, matching
+from lighthouse.probes import evidence, http, matching
 from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_json, shown
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_config import SNIPPET_BYTES, HttpConfig
@@ -172,13 +172,14 @@ def judge(
         if outcome.reason is Reason.STATUS_CODE and asserted[0][0] == "errors":
             return replace(outcome, message=f"{outcome.message}; {wrong}")
         return outcome
-    return replace(
+    failure = replace(
         outcome,
         status=CheckStatus.FAILURE,
         reason=reason,
         message=wrong,
         snippet=matching.text(found.body[:SNIPPET_BYTES], found.content_type),
     )
+    return evidence.told(failure, found)
 
 
 def _assertions(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from lighthouse import urls
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason, Timings
-from lighthouse.probes import matching
+from lighthouse.probes import evidence, matching
 from lighthouse.probes.assertions import SHORT_BYTES, code_range, headers_fault
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_config import (
@@ -25,7 +25,7 @@ from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, Tr
 from lighthouse.probes.work import in_turn
 
 __all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "blame", "expiry_fault"]
-__all__ += ["explain", "fetched", "is_long", "judge", "next_hop", "probe"]
+__all__ += ["explain", "fetched", "is_long", "judge", "next_hop", "probe", "too_late"]
 
 #: A pattern runs in a thread on bodies longer than this, in bytes: RE2 lets go of the interpreter,
 #: and the loop would stand still for milliseconds otherwise.
@@ -77,7 +77,7 @@ async def _with_token(
         request = replace(config.request, headers=headers)
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            return _too_late(timeout_s, 0)
+            return TransportError(reason=Reason.TIMEOUT, message=too_late(timeout_s, 0))
         found = await equipment.transport.exchange(request, left_s)
         if isinstance(found, TransportError):
             return found
@@ -113,16 +113,15 @@ async def _followed(
         if not allowed(config, request, following):
             break
         if hops >= config.max_redirects:
-            found = TransportError(
-                reason=Reason.TOO_MANY_REDIRECTS,
-                message=f"more than {config.max_redirects} redirects",
-            )
+            told = f"more than {config.max_redirects} redirects"
+            found = evidence.misled(found, Reason.TOO_MANY_REDIRECTS, told)
             break
         hops += 1
         request = following
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            found = _too_late(timeout_s, hops - 1)
+            told = too_late(timeout_s, hops - 1)
+            found = evidence.misled(found, Reason.TIMEOUT, told)
             break
         found = await transport.exchange(request, left_s)
         if isinstance(found, TransportError) and found.reason is Reason.PROBER_CONFIG:
@@ -144,11 +143,9 @@ def allowed(config: HttpConfig, request: HttpRequest, following: HttpRequest) ->
     return bool(config.follow_redirects)
 
 
-def _too_late(timeout_s: float, redirects: int) -> TransportError:
-    return TransportError(
-        reason=Reason.TIMEOUT,
-        message=f"no final answer within {timeout_s:g} s, after {redirects} redirects",
-    )
+def too_late(timeout_s: float, redirects: int) -> str:
+    """For people: redirects took all the time."""
+    return f"no final answer within {timeout_s:g} s, after {redirects} redirects"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +188,7 @@ def next_hop(request: HttpRequest, answer: HttpResponse) -> HttpRequest | Transp
     try:
         url = urls.join(request.url, answer.location)
     except ValueError as exc:
-        return TransportError(reason=Reason.PROTOCOL_ERROR, message=f"the redirect's address {exc}")
+        return evidence.misled(answer, Reason.PROTOCOL_ERROR, f"the redirect's address {exc}")
     origin = urls.parts(url)
     method, headers, body = request.method, request.headers, request.body
     if method != "HEAD" and (
@@ -244,6 +241,8 @@ def judge(
             latency_ms=found.total_ms,
             timings=found.timings,
             cert_expires_at=found.cert_expires_at,
+            certificate=evidence.certificate(found.certificate, found.cert_expires_at, bad=True),
+            addresses=found.addresses,
         )
     reason: Reason | None = None
     message = None
@@ -260,6 +259,12 @@ def judge(
             reason = Reason.CERTIFICATE_EXPIRY
             if config.certificate_expiry.severity == "failure":
                 status = CheckStatus.FAILURE
+    bad = status is not CheckStatus.SUCCESS
+    certificate = None
+    if found.certificate is not None:
+        certificate = evidence.certificate(
+            found.certificate, found.cert_expires_at, bad=bad, now=now
+        )
     return Outcome(
         status=status,
         reason=reason,
@@ -269,9 +274,9 @@ def judge(
         http_version=found.version,
         timings=found.timings,
         cert_expires_at=found.cert_expires_at,
-        snippet=None
-        if status is CheckStatus.SUCCESS
-        else matching.text(found.body[:SNIPPET_BYTES], found.content_type),
+        certificate=certificate,
+        addresses=evidence.answered_from(found) if bad else (),
+        snippet=matching.text(found.body[:SNIPPET_BYTES], found.content_type) if bad else None,
     )
 
 

@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from lighthouse import urls, variables
 from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS, CheckStatus, Reason
-from lighthouse.probes import assertions, http, matching
+from lighthouse.probes import assertions, evidence, http, matching
 from lighthouse.probes.assertions import Comparison
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.extraction import Answer, Extraction, Missing, extract
@@ -283,7 +283,7 @@ def _judged(
         )
         values = {}
     if outcome.status is not CheckStatus.SUCCESS:
-        outcome = replace(outcome, snippet=_snippet(found, flow))
+        outcome = replace(evidence.told(outcome, found), snippet=_snippet(found, flow))
     secret = frozenset(name for name, wanted in step.extract.items() if wanted.secret)
     return StepResult(outcome=outcome, values=values, secret=secret)
 
@@ -321,15 +321,11 @@ async def _exchange(
         if isinstance(following, TransportError):
             found = following
         elif hops >= config.max_redirects:
-            found = TransportError(
-                reason=Reason.TOO_MANY_REDIRECTS,
-                message=f"more than {config.max_redirects} redirects",
-            )
+            told = f"more than {config.max_redirects} redirects"
+            found = evidence.misled(found, Reason.TOO_MANY_REDIRECTS, told)
         elif left_s <= 0:
-            found = TransportError(
-                reason=Reason.TIMEOUT,
-                message=f"no final answer within {timeout_s:g} s, after {hops} redirects",
-            )
+            told = http.too_late(timeout_s, hops)
+            found = evidence.misled(found, Reason.TIMEOUT, told)
         else:
             hops += 1
             request = following

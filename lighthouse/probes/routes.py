@@ -5,10 +5,12 @@ proxy connects to is judged here, as far as this host can know it.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lighthouse.model import Reason, Timings
+from lighthouse.probes import evidence
 from lighthouse.probes.resolver import Answer, Resolved, Resolver, Unresolved
 from lighthouse.probes.transport import HttpRequest, Special, TransportError
 
@@ -22,6 +24,7 @@ class Route:
 
     names: tuple[str, ...]
     dns_ms: float | None
+    addresses: tuple[str, ...] = ()  #: the target's; empty where the proxy looks it up
 
 
 async def find_route(
@@ -35,7 +38,7 @@ async def find_route(
     if special.proxy is None:
         if request.numeric:
             if not _fits(request.host, special.ip_version):
-                return _error(_no_address(request.host, special), None)
+                return _error(_no_address(request.host, special), None, (request.host,))
             return Route(names=(), dns_ms=None)
         answer = await resolver.lookup(request.host, timeout_s)
         return _direct(request, special, answer)
@@ -45,10 +48,11 @@ async def find_route(
 def _direct(request: HttpRequest, special: Special, answer: Answer) -> Route | TransportError:
     if isinstance(answer, Unresolved):
         return _error((answer.reason, answer.message), answer.took_ms)
-    fitting = [each for each in answer.addresses if _fits(each, special.ip_version)]
+    fitting = tuple(each for each in answer.addresses if _fits(each, special.ip_version))
     if not fitting:
-        return _error(_no_address(request.host, special), answer.took_ms)
-    return Route(names=(_entry(request.host, request.port, fitting),), dns_ms=answer.took_ms)
+        return _error(_no_address(request.host, special), answer.took_ms, answer.addresses)
+    names = (_entry(request.host, request.port, fitting),)
+    return Route(names=names, dns_ms=answer.took_ms, addresses=fitting)
 
 
 async def _proxied(
@@ -81,11 +85,16 @@ async def _proxied(
     if refused and (resolves or len(refused) == len(target.addresses)):
         address, kind = refused[0]
         message = f"{address} may not be probed ({kind} address)"
-        return _error((Reason.FORBIDDEN_ADDRESS, message), target.took_ms)
+        fault = (Reason.FORBIDDEN_ADDRESS, message)
+        return _error(fault, target.took_ms, target.addresses)
+    allowed = tuple(each for each in target.addresses if guard(each) is None)
     if not request.numeric:
-        allowed = [each for each in target.addresses if guard(each) is None]
         names.append(_entry(request.host, request.port, allowed))
-    return Route(names=tuple(names), dns_ms=max(way.took_ms, target.took_ms))
+    return Route(
+        names=tuple(names),
+        dns_ms=max(way.took_ms, target.took_ms),
+        addresses=() if resolves else allowed,
+    )
 
 
 async def _addresses(host: str, numeric: bool, resolver: Resolver, timeout_s: float) -> Answer:
@@ -94,7 +103,7 @@ async def _addresses(host: str, numeric: bool, resolver: Resolver, timeout_s: fl
     return await resolver.lookup(host, timeout_s)
 
 
-def _entry(host: str, port: int, addresses: list[str] | tuple[str, ...]) -> str:
+def _entry(host: str, port: int, addresses: tuple[str, ...]) -> str:
     return f"{host}:{port}:{','.join(addresses)}"
 
 
@@ -106,8 +115,25 @@ def _no_address(host: str, special: Special) -> tuple[Reason, str]:
     return Reason.DNS_NOT_FOUND, f"{host} has no IPv{special.ip_version} address"
 
 
-def _error(fault: tuple[Reason, str], took_ms: float | None) -> TransportError:
+def _error(
+    fault: tuple[Reason, str], took_ms: float | None, addresses: tuple[str, ...] = ()
+) -> TransportError:
     reason, message = fault
     return TransportError(
-        reason=reason, message=message, total_ms=took_ms, timings=Timings(dns_ms=took_ms)
+        reason=reason,
+        message=message,
+        total_ms=took_ms,
+        timings=Timings(dns_ms=took_ms),
+        addresses=addresses[: evidence.MOST_ADDRESSES],
     )
+
+
+def has_route(address: str) -> bool:
+    """Whether this host's routing table leads to an address. UDP's connect sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 53))
+    except OSError:
+        return False
+    return True

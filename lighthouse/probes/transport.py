@@ -5,7 +5,7 @@ than it is allowed. Whatever the target does comes back as a value; only cancell
 bugs raise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -70,6 +70,9 @@ class HttpResponse:
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: names in lower case
     location: str | None = None  #: where a redirect leads, absolute
     cert_expires_at: datetime | None = None
+    certificate: bytes | None = field(default=None, repr=False)  #: the target's own, PEM
+    address: str | None = None  #: that answered; None behind a proxy
+    addresses: Sequence[str] = ()  #: that the name stood for; empty for a host that is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,8 @@ class TransportError:
     total_ms: float | None = None
     timings: Timings = NO_TIMINGS
     cert_expires_at: datetime | None = None
+    certificate: bytes | None = field(default=None, repr=False)  #: the target's own, PEM
+    addresses: tuple[str, ...] = ()  #: of the target, the connected one first
 
 
 class Transport(Protocol):

@@ -27,7 +27,7 @@ from lighthouse.model import (
     Step,
     Timings,
 )
-from lighthouse.probes import matching
+from lighthouse.probes import evidence, matching
 from lighthouse.probes.dial import DialError, Phases, dial
 from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.faults import one_line
@@ -325,6 +325,10 @@ class Attempt:
 
     # -- judgement ------------------------------------------------------------------------------
 
+    def _addresses(self) -> tuple[str, ...]:
+        first = self.phases.address
+        return evidence.addresses(() if first is None else (first,), self.phases.addresses)
+
     def _judged(self, fault: FaultError | None, took_ms: float) -> Outcome:
         config, phases = self.config, self.phases
         status = CheckStatus.SUCCESS
@@ -366,6 +370,8 @@ class Attempt:
                 ttfb_ms=took.get("handshake"),
             ),
             cert_expires_at=phases.cert_expires_at,
+            certificate=evidence.certificate(phases.certificate, phases.cert_expires_at, bad=bad),
+            addresses=self._addresses() if bad else (),
             snippet=fault.snippet if fault is not None and bad else None,
             findings=tuple(self.findings),
             steps=tuple(steps),

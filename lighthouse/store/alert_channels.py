@@ -16,8 +16,12 @@ from lighthouse.store.pool import Pool, translated
 #: The languages that the templates speak.
 LANGUAGES = ("en", "es")
 
+#: Escalations come while an incident is young enough to be found among what is pending.
+LONGEST_ESCALATION_S = 3 * 86_400
+
 CHANNEL_COLUMNS = (
-    "id, subscription_id, channel_type, channel_config, enabled, min_severity, metadata"
+    "id, subscription_id, channel_type, channel_config, enabled, min_severity, metadata,"
+    " escalate_after_s"
 )
 
 
@@ -30,6 +34,7 @@ async def add_channel(
     language: str = "en",
     timezone: str = "UTC",
     min_severity: Severity = Severity.WARNING,
+    escalate_after_s: int = 0,
     enforce_plans: bool,
 ) -> UUID:
     """Add a channel whose configuration and time zone have been validated; its id.
@@ -37,6 +42,7 @@ async def add_channel(
     Raises NotFoundError, UsageError, PlanError when the tier has no such channel.
     """
     _check_language(language)
+    check_escalation(escalate_after_s)
     with translated():
         async with pool.connection() as conn, conn.transaction():
             cursor = await conn.execute(
@@ -54,14 +60,15 @@ async def add_channel(
             try:
                 cursor = await conn.execute(
                     "INSERT INTO alert_channels"
-                    " (subscription_id, channel_type, channel_config, min_severity, metadata)"
-                    " VALUES (%s, %s, %s, %s, %s) RETURNING id",
+                    " (subscription_id, channel_type, channel_config, min_severity, metadata,"
+                    " escalate_after_s) VALUES (%s, %s, %s, %s, %s, %s) RETURNING id",
                     (
                         subscription_id,
                         channel_type.value,
                         Jsonb(dict(config)),
                         min_severity.value,
                         Jsonb({"language": language, "timezone": timezone}),
+                        escalate_after_s,
                     ),
                 )
             except psycopg.DataError as exc:  # NUL and lone surrogates
@@ -106,6 +113,7 @@ async def change_channel(
     language: str | None = None,
     timezone: str | None = None,
     min_severity: Severity | None = None,
+    escalate_after_s: int | None = None,
 ) -> None:
     """Change what is given; the time zone has been validated. Raises NotFoundError, UsageError.
 
@@ -113,17 +121,21 @@ async def change_channel(
     """
     if language is not None:
         _check_language(language)
+    if escalate_after_s is not None:
+        check_escalation(escalate_after_s)
     given = {"language": language, "timezone": timezone}
     with translated():
         async with pool.connection() as conn:
             cursor = await conn.execute(
                 "UPDATE alert_channels SET enabled = coalesce(%(enabled)s, enabled),"
                 " min_severity = coalesce(%(severity)s::alert_severity, min_severity),"
+                " escalate_after_s = coalesce(%(escalate)s, escalate_after_s),"
                 " metadata = CASE WHEN %(enabled)s THEN metadata - 'disabled_reason'"
                 " ELSE metadata END || %(metadata)s WHERE id = %(id)s",
                 {
                     "id": channel_id,
                     "enabled": enabled,
+                    "escalate": escalate_after_s,
                     "severity": None if min_severity is None else min_severity.value,
                     "metadata": Jsonb({k: v for k, v in given.items() if v is not None}),
                 },
@@ -135,6 +147,12 @@ async def change_channel(
 def _check_language(language: str) -> None:
     if language not in LANGUAGES:
         raise UsageError(f"language: {language[:20]!r} is none of {', '.join(LANGUAGES)}")
+
+
+def check_escalation(seconds: int) -> None:
+    """Refuse a time that no escalation may have. Raises UsageError."""
+    if not 0 <= seconds <= LONGEST_ESCALATION_S:
+        raise UsageError("escalate_after: from 0 to 259200 seconds (3 days)")
 
 
 async def remove_channel(pool: Pool, channel_id: UUID) -> None:
@@ -159,6 +177,7 @@ def channels_of(rows: Sequence[Mapping[str, Any]]) -> list[Channel]:
             enabled=row["enabled"],
             min_severity=Severity(row["min_severity"]),
             metadata=row["metadata"],
+            escalate_after_s=row["escalate_after_s"],
         )
         for row in rows
     ]

@@ -31,6 +31,7 @@ from lighthouse.store.creation import (
     create_within,
     lock_users,
     mistakes_told,
+    write_alerting,
 )
 from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
 from lighthouse.store.pool import Connection, Pool, translated
@@ -53,6 +54,8 @@ class WantedChannel:
     language: str
     min_severity: Severity
     enabled: bool
+    timezone: str = "UTC"
+    escalate_after_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class Changed:
     worst_case_s: float  #: of the configuration that will be in force
     config: Mapping[str, Any] | None  #: validated and sealed; None keeps what is there
     status: SubscriptionStatus  #: active or paused
+    alerting: Mapping[str, Any] | None = None  #: as it is stored; None keeps what is there
 
 
 @dataclass(slots=True, kw_only=True)
@@ -195,6 +199,8 @@ async def _change(
             row.id,
         ),
     )
+    if wanted.alerting is not None:
+        await write_alerting(conn, row.id, wanted.alerting)
     moved = wanted.interval_s != row.check_interval_seconds
     if was_active and (moved or not is_active):
         await close_epoch(conn, row.id, now)
@@ -221,13 +227,15 @@ async def _change_channels(conn: Connection, changed: Sequence[tuple[UUID, Wante
     async with conn.cursor() as cursor:
         await cursor.executemany(
             "UPDATE alert_channels SET channel_config = coalesce(%s, channel_config),"
-            " min_severity = %s, enabled = %s, metadata = metadata || %s WHERE id = %s",
+            " min_severity = %s, enabled = %s, metadata = metadata || %s, escalate_after_s = %s"
+            " WHERE id = %s",
             [
                 (
                     None if new.config is None else Jsonb(dict(new.config)),
                     new.min_severity.value,
                     new.enabled,
-                    Jsonb({"language": new.language}),
+                    Jsonb({"language": new.language, "timezone": new.timezone}),
+                    new.escalate_after_s,
                     id_,
                 )
                 for id_, new in changed
@@ -240,7 +248,7 @@ async def _add_channels(conn: Connection, added: Sequence[tuple[UUID, WantedChan
         conn.cursor() as cursor,
         cursor.copy(
             "COPY alert_channels (id, subscription_id, channel_type, channel_config, enabled,"
-            " min_severity, metadata) FROM STDIN"
+            " min_severity, metadata, escalate_after_s) FROM STDIN"
         ) as copy,
     ):
         for subscription_id, new in added:
@@ -252,6 +260,7 @@ async def _add_channels(conn: Connection, added: Sequence[tuple[UUID, WantedChan
                     Jsonb(dict(new.config or {})),
                     new.enabled,
                     new.min_severity.value,
-                    Jsonb({"language": new.language}),
+                    Jsonb({"language": new.language, "timezone": new.timezone}),
+                    new.escalate_after_s,
                 )
             )

@@ -30,6 +30,7 @@ from lighthouse.store.creation import (
     create_subscription,
     create_subscriptions,
     wallet_address,
+    write_alerting,
 )
 from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
 from lighthouse.store.pool import Connection, Pool, translated
@@ -64,7 +65,7 @@ __all__ = [
 SUBSCRIPTION_COLUMNS = """
 s.id, u.wallet_address, s.name, s.target_type, s.target_config, s.tier, s.check_interval_seconds,
 s.status, s.payment_tx_hash, s.payment_chain, s.payment_amount_usdc, s.created_at, s.activated_at,
-s.expires_at, s.cancelled_at, s.metadata
+s.expires_at, s.cancelled_at, s.metadata, s.alerting
 """
 
 
@@ -218,10 +219,12 @@ async def change(
     enforce_plans: bool,
     interval_s: int | None = None,
     config: Mapping[str, Any] | None = None,
+    alerting: Mapping[str, Any] | None = None,
 ) -> None:
     """`set_interval` and `update_config` in one transaction; None keeps what is.
 
-    `worst_case_s` is of the configuration that will be in force, at the new interval.
+    `alerting` is what lighthouse.alerting has read, as it is stored. `worst_case_s` is of the
+    configuration that will be in force, at the new interval.
     """
     async with _changing(pool, subscription_id) as (conn, row):
         if row["status"] in (SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED):
@@ -238,6 +241,8 @@ async def change(
             " target_config = coalesce(%s, target_config) WHERE id = %s",
             (seconds, None if config is None else Jsonb(dict(config)), subscription_id),
         )
+        if alerting is not None:
+            await write_alerting(conn, subscription_id, alerting)
         moved = seconds != row["check_interval_seconds"]
         if moved and row["status"] == SubscriptionStatus.ACTIVE:
             await close_epoch(conn, subscription_id, now)
@@ -254,7 +259,8 @@ async def _changing(
             async with conn.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(
                     "SELECT id, status, tier, target_type, check_interval_seconds, expires_at"
-                    " FROM subscriptions WHERE id = %s FOR UPDATE",
+                    # Not FOR UPDATE: a recorder that opens an incident refers to this row.
+                    " FROM subscriptions WHERE id = %s FOR NO KEY UPDATE",
                     (subscription_id,),
                 )
                 row = await cursor.fetchone()

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from lighthouse import plans, slots
+from lighthouse.alerting import stored_alerting
 from lighthouse.errors import UsageError
 from lighthouse.model import MonitorType, SubscriptionStatus, Tier, from_slot, to_slot
 from lighthouse.store.epochs import now_ms
@@ -59,6 +60,7 @@ class NewSubscription:
     payment_amount_usdc: int | None = None  #: millionths of a USDC
     expires_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    alerting: Mapping[str, Any] = field(default_factory=dict)  #: as lighthouse.alerting stores it
 
 
 def wallet_address(text: str) -> str:
@@ -265,7 +267,7 @@ async def _insert(
         async with cursor.copy(
             "COPY subscriptions (id, user_id, name, target_type, target_config, tier,"
             " check_interval_seconds, status, payment_tx_hash, payment_chain, payment_amount_usdc,"
-            " created_at, activated_at, expires_at, metadata) FROM STDIN"
+            " created_at, activated_at, expires_at, metadata, alerting) FROM STDIN"
         ) as copy:
             for id_, owner, name, new in zip(ids, owners, names, news, strict=True):
                 await copy.write_row(
@@ -285,11 +287,14 @@ async def _insert(
                         created,
                         new.expires_at,
                         Jsonb(dict(new.metadata)),
+                        Jsonb(dict(new.alerting)),
                     )
                 )
-        async with cursor.copy("COPY subscription_state (subscription_id) FROM STDIN") as copy:
-            for id_ in ids:
-                await copy.write_row((id_,))
+        async with cursor.copy(
+            "COPY subscription_state (subscription_id, latency_warn_ms) FROM STDIN"
+        ) as copy:
+            for id_, new in zip(ids, news, strict=True):
+                await copy.write_row((id_, _warn_ms(new.alerting)))
         async with cursor.copy(
             "COPY schedule_epochs (subscription_id, interval_ms, phase_ms, first_slot) FROM STDIN"
         ) as copy:
@@ -299,3 +304,32 @@ async def _insert(
                 first = min(now + int(index * spacing_ms), slots.next_slot(now, interval, phase))
                 await copy.write_row((id_, interval, phase, first))
     return ids
+
+
+def _warn_ms(alerting: Mapping[str, Any]) -> float | None:
+    latency = stored_alerting(alerting).latency
+    return None if latency is None else latency.warn_ms
+
+
+# Nothing else ends slowness that is no longer looked for.
+_NOT_SLOW = """
+WITH state AS (
+    UPDATE subscription_state SET latency_warn_ms = %(warn_ms)s,
+           slow = slow AND %(warn_ms)s::real IS NOT NULL
+     WHERE subscription_id = %(id)s
+)
+UPDATE incidents SET closed_at = greatest(clock_timestamp(), opened_at + interval '1 ms')
+ WHERE subscription_id = %(id)s AND kind = 'high_latency' AND closed_at IS NULL
+   AND %(warn_ms)s::real IS NULL
+"""
+
+
+async def write_alerting(
+    conn: Connection, subscription_id: UUID, alerting: Mapping[str, Any]
+) -> None:
+    """Put another policy in force, as lighthouse.alerting stores it; psycopg's errors pass."""
+    await conn.execute(
+        "UPDATE subscriptions SET alerting = %s WHERE id = %s",
+        (Jsonb(dict(alerting)), subscription_id),
+    )
+    await conn.execute(_NOT_SLOW, {"id": subscription_id, "warn_ms": _warn_ms(alerting)})

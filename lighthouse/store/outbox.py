@@ -1,19 +1,20 @@
-"""The outbox: alerts written with the results that caused them, and what became of each delivery.
+"""The outbox's other side: due deliveries claimed under leases, and what became of each.
 
 A row of `alert_history` is one event on its way to one channel. It is claimed under a lease, sent
 outside any transaction and then marked, each step by a conditional write; whoever holds no valid
 lease token changes nothing. All times that decide are PostgreSQL's.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 from uuid import UUID, uuid5
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from lighthouse.alerting import stored_alerting
 from lighthouse.model import (
     EVENT_NAMESPACE,
     NO_CHANNEL,
@@ -21,124 +22,45 @@ from lighthouse.model import (
     AlertType,
     Channel,
     ChannelType,
+    Circumstances,
     Delivery,
     DeliveryState,
     Severity,
-    event_id,
     from_slot,
     storable,
     to_slot,
 )
-from lighthouse.store.pool import Connection, Pool, translated
+from lighthouse.store.alerts import Alert, Try, alerts, due_count
+from lighthouse.store.events import (
+    OLDEST_PENDING,
+    TITLE_CHARS,
+    Event,
+    enqueue,
+    enqueue_operator,
+    operator_event_id,
+)
+from lighthouse.store.pool import Pool, translated
+from lighthouse.verdict import calm_ms
 
-#: Nothing pending is older: results come up to 7 days late and a delivery is tried for one more.
-#: As a bound on `time` it keeps every query to the newest partitions.
-OLDEST_PENDING = "interval '9 days'"
-#: The longest title and message that are kept.
-TITLE_CHARS = 300
-MESSAGE_CHARS = 2000
+__all__ = ["Alert", "Event", "Overtaken", "Try", "alerts", "claim", "due_count", "enqueue"]
+__all__ += ["enqueue_operator", "hold", "mark_end", "mark_retry", "mark_sent"]
+__all__ += ["operator_event_id", "overtake", "put_back"]
+
 #: The longest answer of a service that is kept, in characters.
 ANSWER_CHARS = 300
-#: First key of the advisory locks that make operator events single.
-OPERATOR_LOCK = 0x4C48
+#: Tries that are kept of a delivery: the first three and the latest.
+TRIES_KEPT = 30
+#: What is no news of a target itself: neither maintenance nor a parent holds it.
+_UNHELD = (AlertType.RECOVERY, AlertType.OPERATOR, AlertType.SUMMARY)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """A transition that somebody is to hear of."""
-
-    subscription_id: UUID
-    slot: int  #: of the check that tipped the verdict, ms since the epoch
-    alert_type: AlertType
-    severity: Severity
-    title: str
-    message: str
-    context: Mapping[str, Any] = field(default_factory=dict)  #: facts for templates, JSON values
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """A row of `alert_history`, for readers."""
-
-    time: datetime
-    event_id: UUID
-    channel_id: UUID
-    channel_type: ChannelType | None  #: None when there is or was no such channel
-    subscription_id: UUID
-    subscription_name: str
-    alert_type: AlertType
-    severity: Severity
-    title: str
-    message: str
-    context: Mapping[str, Any]
-    state: DeliveryState
-    sent: bool
-    sent_at: datetime | None
-    failed_reason: str | None
-    related_check_time: datetime | None
-    created_at: datetime
-    attempt: int
-    next_attempt_at: datetime | None
-    last_answer: str | None
-
-
-# Runs inside the recorder's transaction, which holds the subscription's state row: nobody else
-# writes this event. Channels come by idx_alert_channels_subscription, unlocked: one that goes
-# meanwhile is met again at delivery. An event that has rows already gets no further ones, even
-# if channels were added since.
-_ENQUEUE = """
-WITH wanted AS (
-    SELECT id FROM alert_channels
-     WHERE subscription_id = %(subscription_id)s AND enabled
-       AND min_severity <= %(severity)s::alert_severity
-), rows (channel_id, state, failed_reason, next_attempt_at) AS (
-    SELECT id, 'pending'::delivery_state, NULL, now() FROM wanted
-     UNION ALL
-    SELECT %(no_channel)s, 'suppressed', 'no channel', NULL WHERE NOT EXISTS (SELECT FROM wanted)
-), written AS (
-    INSERT INTO alert_history (
-           time, event_id, channel_id, subscription_id, alert_type, severity, title, message,
-           context, state, failed_reason, next_attempt_at, related_check_time)
-    SELECT %(time)s, %(event_id)s, channel_id, %(subscription_id)s, %(alert_type)s::alert_type,
-           %(severity)s::alert_severity, %(title)s, %(message)s, %(context)s, state,
-           failed_reason, next_attempt_at, %(time)s
-      FROM rows
-     WHERE NOT EXISTS (
-           SELECT FROM alert_history WHERE event_id = %(event_id)s AND time = %(time)s)
-        ON CONFLICT DO NOTHING
- RETURNING state
-)
-SELECT count(*) FILTER (WHERE state = 'pending') FROM written
-"""
-
-# In a statement of its own, before the insert's snapshot: of two that raise the same event the
-# second one waits here, then sees the first one's rows.
-_LOCK_OPERATOR = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
-_ENQUEUE_OPERATOR = f"""
-WITH rows (channel_id, state, failed_reason, next_attempt_at) AS (
-    SELECT id, 'pending'::delivery_state, NULL, now() FROM unnest(%(channel_ids)s::uuid[]) AS c (id)
-     UNION ALL
-    SELECT %(no_channel)s, 'suppressed', 'no channel', NULL
-     WHERE cardinality(%(channel_ids)s::uuid[]) = 0
-), written AS (
-    INSERT INTO alert_history (
-           time, event_id, channel_id, subscription_id, alert_type, severity, title, message,
-           context, state, failed_reason, next_attempt_at)
-    SELECT date_trunc('milliseconds', now()), %(event_id)s, channel_id, %(subscription_id)s,
-           %(alert_type)s::alert_type, %(severity)s::alert_severity, %(title)s, %(message)s,
-           %(context)s, state, failed_reason, next_attempt_at
-      FROM rows
-     WHERE NOT EXISTS (
-           SELECT FROM alert_history
-            WHERE event_id = %(event_id)s AND time > now() - {OLDEST_PENDING})
-        ON CONFLICT DO NOTHING
- RETURNING state
-)
-SELECT count(*) FILTER (WHERE state = 'pending') FROM written
-"""  # noqa: S608 - a constant of this program
+#: Seconds that an alert waits for a parent's first check after its child's failure, and for the
+#: child's first check after its parent's recovery: both mostly change what is to be told.
+PARENT_S = 150
 
 # Found by idx_alert_history_pending. SKIP LOCKED leaves what another courier is claiming to it; a
 # row whose lease has run out is claimed again, because its courier died between claim and mark.
+# What is true of each (lighthouse.telling) is read with it, all of it by primary keys and
+# idx_maintenance_windows_user.
 # Channels of full services are looked up by their primary key, and only when there are any.
 _CLAIM = f"""
 WITH due AS (
@@ -164,14 +86,43 @@ WITH due AS (
  RETURNING a.*
 )
 SELECT a.event_id, a.channel_id, a.time, a.subscription_id, a.alert_type, a.severity, a.title,
-       a.message, a.context, a.attempt, a.lease_token, a.created_at,
-       extract(epoch FROM now() - a.created_at)::float8 AS age_s,
-       s.name AS subscription_name,
+       a.message, a.context, a.attempt, a.lease_token, a.created_at, a.held, a.incident_id,
+       extract(epoch FROM now() - coalesce((a.tries->0->>'at')::timestamptz, now()))::float8
+           AS age_s,
+       now() AS now, s.name AS subscription_name, s.status = 'active' AS watched, s.alerting,
+       s.check_interval_seconds, i.opened_at, i.closed_at IS NOT NULL AS closed,
+       i.acknowledged_at IS NOT NULL AS acknowledged, st.since,
        c.id AS found_id, c.channel_type, c.channel_config, c.enabled, c.min_severity,
-       c.metadata AS channel_metadata
+       c.metadata AS channel_metadata,
+       (SELECT max(w.ends_at) FROM maintenance_windows w
+         WHERE w.user_id = s.user_id AND coalesce(w.subscription_id, s.id) = s.id
+           AND w.starts_at <= now() AND w.ends_at > now()) AS maintenance_until,
+       (SELECT min(p.name) FROM subscription_parents sp
+          JOIN subscriptions p ON p.id = sp.parent_id AND p.status = 'active'
+          JOIN subscription_state ps ON ps.subscription_id = p.id AND ps.verdict = 'down'
+         WHERE sp.subscription_id = s.id) AS down_parent,
+       i.id IS NOT NULL AND EXISTS (
+           SELECT FROM subscription_parents sp
+             JOIN subscriptions p ON p.id = sp.parent_id AND p.status = 'active'
+             JOIN subscription_state ps ON ps.subscription_id = p.id
+            WHERE sp.subscription_id = s.id AND (
+                  (a.created_at > now() - interval '{PARENT_S} s' AND NOT EXISTS (
+                      SELECT FROM check_history h
+                       WHERE h.subscription_id = p.id AND h.time > i.first_failure_at
+                         AND h.status IN ('success', 'failure', 'timeout')))
+               OR (ps.since > i.opened_at AND ps.since > now() - interval '{PARENT_S} s'
+                   AND NOT EXISTS (
+                      SELECT FROM check_history h
+                       WHERE h.subscription_id = s.id AND h.time > ps.since
+                         AND h.status IN ('success', 'failure', 'timeout'))))) AS unsure_parent,
+       EXISTS (SELECT FROM alert_budgets b
+                WHERE b.owner_id IN (s.id, s.user_id) AND b.hour = date_trunc('hour', now(), 'UTC')
+                  AND b.withheld > 0) AS limited
   FROM claimed a
   LEFT JOIN alert_channels c ON c.id = a.channel_id
   LEFT JOIN subscriptions s ON s.id = a.subscription_id
+  LEFT JOIN subscription_state st ON st.subscription_id = a.subscription_id
+  LEFT JOIN incidents i ON i.id = a.incident_id
  ORDER BY a.time, a.created_at
 """  # noqa: S608
 
@@ -181,12 +132,19 @@ UPDATE alert_history
  WHERE event_id = %(event_id)s AND channel_id = %(channel_id)s AND time = %(time)s
    AND lease_token = %(lease_token)s AND state = 'pending'
 """
+_TRIED = f"""
+       tries = CASE WHEN jsonb_array_length(tries) >= {TRIES_KEPT} THEN tries - 3
+                    ELSE coalesce(tries, '[]') END
+            || jsonb_build_object('at', now(), 'ok', {{ok}}, 'answer', %(answer)s::text),
+       last_answer = %(answer)s
+"""
 _MARK_SENT = _MARK.format(
-    changes="state = 'sent', sent = true, sent_at = now(), next_attempt_at = NULL,"
-    " failed_reason = NULL, last_answer = %(answer)s"
+    changes="state = 'sent', sent = true, sent_at = now(), next_attempt_at = NULL, held = NULL,"
+    " failed_reason = NULL," + _TRIED.format(ok="true")
 )
 _MARK_RETRY = _MARK.format(
-    changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s), last_answer = %(answer)s"
+    changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s), held = NULL,"
+    + _TRIED.format(ok="false")
 )
 _PUT_BACK = _MARK.format(
     changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s),"
@@ -203,10 +161,13 @@ UPDATE alert_history a
    AND a.time BETWEEN %(first)s AND %(last)s
    AND a.lease_token = given.token AND a.state = 'pending'
 """
-_MARK_END = _MARK.format(
-    changes="state = %(state)s::delivery_state, next_attempt_at = NULL,"
-    " failed_reason = %(reason)s, last_answer = coalesce(%(answer)s, last_answer)"
+_HOLD = _MARK.format(
+    changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s), held = %(why)s,"
+    " attempt = greatest(attempt - 1, 0)"
 )
+_END = "state = %(state)s::delivery_state, next_attempt_at = NULL, failed_reason = %(reason)s"
+_MARK_END = _MARK.format(changes=f"{_END}, attempt = greatest(attempt - 1, 0)")
+_MARK_LAST = _MARK.format(changes=f"{_END}, held = NULL," + _TRIED.format(ok="false"))
 
 _CHECK_TOLD = """
 UPDATE check_history SET alert_sent_at = now()
@@ -243,88 +204,58 @@ SELECT date_trunc('milliseconds', now()), %(lost_event)s, channel_id, %(subscrip
     ON CONFLICT DO NOTHING
 """
 
-_DUE_COUNT = f"""
-SELECT count(*) FROM alert_history
- WHERE state = 'pending' AND next_attempt_at <= now() AND time > now() - {OLDEST_PENDING}
-"""  # noqa: S608
-
-_ALERTS = """
-SELECT a.time, a.event_id, a.channel_id, c.channel_type, a.subscription_id,
-       coalesce(s.name, '') AS subscription_name, a.alert_type, a.severity, a.title, a.message,
-       a.context, a.state, a.sent, a.sent_at, a.failed_reason, a.related_check_time,
-       a.created_at, a.attempt, a.next_attempt_at, a.last_answer
-  FROM alert_history a
-  LEFT JOIN alert_channels c ON c.id = a.channel_id
-  LEFT JOIN subscriptions s ON s.id = a.subscription_id
- WHERE {where}
- ORDER BY a.time DESC, a.created_at DESC, a.channel_id
- LIMIT %(limit)s
+# In the transaction that ended the one before it, so that a chain of reminders neither breaks nor
+# doubles. Its time is when it is due.
+_REMIND = """
+INSERT INTO alert_history (
+       time, event_id, channel_id, subscription_id, alert_type, severity, title, message, context,
+       next_attempt_at, incident_id)
+SELECT d.at, %(reminder_id)s, %(channel_id)s, s.id, i.kind, i.severity, %(title)s, %(message)s,
+       %(context)s, d.at, i.id
+  FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+ CROSS JOIN LATERAL (
+       SELECT date_trunc('milliseconds', now() + make_interval(
+           secs => (s.alerting->>'remind_every_s')::float8)) AS at) d
+ WHERE i.id = %(incident_id)s AND i.closed_at IS NULL AND i.acknowledged_at IS NULL
+   AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
+    ON CONFLICT DO NOTHING
 """
-# By idx_alert_history_subscription.
-_ALERTS_OF_ONE = _ALERTS.format(where="a.subscription_id = %(subscription_id)s")
-# No index leads with the time; the bound keeps the scan to some weeks' partitions.
-_ALERTS_OF_ALL = _ALERTS.format(where="a.time > now() - make_interval(days => %(days)s)")
+_SPEND = """
+INSERT INTO alert_budgets (owner_id, hour, used)
+SELECT id, date_trunc('hour', now(), 'UTC'), 1
+  FROM (SELECT id FROM subscriptions WHERE id = %(subscription_id)s
+         UNION SELECT user_id FROM subscriptions WHERE id = %(subscription_id)s) owners
+ ORDER BY id
+    ON CONFLICT (owner_id, hour) DO UPDATE SET used = alert_budgets.used + 1
+"""
+
+# A row that nobody holds is overtaken; one on its way right now is waited for.
+_OVERTAKE = """
+UPDATE alert_history
+   SET state = CASE WHEN held IS NULL AND NOT context ? 'reminder' THEN 'merged'
+                    ELSE 'suppressed' END::delivery_state,
+       failed_reason = 'it ended before it was told', next_attempt_at = NULL,
+       lease_until = NULL, lease_token = NULL
+ WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND alert_type <> 'recovery' AND state = 'pending'
+   AND (lease_until IS NULL OR lease_until < now())
+"""
+_BEFORE = """
+SELECT coalesce(bool_or(state = 'pending'), false), coalesce(bool_or(state = 'sent'), false),
+       coalesce(bool_or(state IN ('merged', 'gave_up')), false)
+  FROM alert_history
+ WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND alert_type <> 'recovery'
+"""
 
 
-async def enqueue(connection: Connection, event: Event) -> int:
-    """Write an event for each channel that wants it; returns how many deliveries now wait.
+class Overtaken(Enum):
+    """What a channel has heard of an incident whose end is to be told there."""
 
-    Belongs inside the transaction that makes the event. Safe to repeat. An event that nobody is
-    to hear of is stored too, as one suppressed row. psycopg's errors pass: the caller translates.
-    """
-    cursor = await connection.execute(
-        _ENQUEUE,
-        {
-            "time": from_slot(event.slot),
-            "event_id": event_id(event.subscription_id, event.slot, event.alert_type),
-            "subscription_id": event.subscription_id,
-            "no_channel": NO_CHANNEL,
-            "alert_type": event.alert_type.value,
-            "severity": event.severity.value,
-            "title": storable(event.title, TITLE_CHARS),
-            "message": storable(event.message, MESSAGE_CHARS),
-            "context": Jsonb(dict(event.context)),
-        },
-    )
-    return await _count(cursor)
-
-
-async def enqueue_operator(
-    connection: Connection,
-    channel_ids: Sequence[UUID],
-    key: str,
-    title: str,
-    message: str,
-    context: Mapping[str, Any] | None = None,
-    severity: Severity = Severity.CRITICAL,
-) -> int:
-    """Write an event about the fleet itself, once for each `key`; returns how many now wait.
-
-    `key` names the occurrence, such as "queue_full:2026-11-24T03": the same key within 9 days is
-    the same event, whichever process raises it. psycopg's errors pass: the caller translates.
-    """
-    async with connection.transaction():
-        await connection.execute(_LOCK_OPERATOR, (OPERATOR_LOCK, key))
-        cursor = await connection.execute(
-            _ENQUEUE_OPERATOR,
-            {
-                "event_id": operator_event_id(key),
-                "channel_ids": list(channel_ids),
-                "subscription_id": OPERATOR,
-                "no_channel": NO_CHANNEL,
-                "alert_type": AlertType.OPERATOR.value,
-                "severity": severity.value,
-                "title": storable(title, TITLE_CHARS),
-                "message": storable(message, MESSAGE_CHARS),
-                "context": Jsonb(dict(context or {})),
-            },
-        )
-        return await _count(cursor)
-
-
-def operator_event_id(key: str) -> UUID:
-    """The identity of an operator event: the same in every process that raises it."""
-    return uuid5(EVENT_NAMESPACE, f"operator:{key}")
+    TOLD = "told"  #: that it began
+    UNTOLD = "untold"  #: nothing: its end tells the whole story
+    WITHHELD = "withheld"  #: nothing, on purpose
+    WAIT = "wait"  #: the news of its beginning is on its way right now
 
 
 async def claim(
@@ -376,19 +307,76 @@ def _delivery(row: dict[str, Any]) -> Delivery:
         created_at=row["created_at"],
         age_s=row["age_s"],
         channel=channel,
+        circumstances=_circumstances(row),
+        incident_id=row["incident_id"],
+        opened_at=row["opened_at"],
     )
 
 
-async def mark_sent(pool: Pool, delivery: Delivery, detail: str) -> bool:
-    """The service took the message. False: the lease was lost, and another process decides."""
-    values = {**_key(delivery), "answer": _answer(detail)}
+def _circumstances(row: dict[str, Any]) -> Circumstances:
+    alert, context = AlertType(row["alert_type"]), row["context"]
+    return Circumstances(
+        now=row["now"],
+        created_at=row["created_at"],
+        held=row["held"],
+        holdable=row["subscription_id"] != OPERATOR and alert not in _UNHELD,
+        begins=row["incident_id"] is not None and alert is not AlertType.RECOVERY,
+        reminder="reminder" in context,
+        closed=row["closed"],
+        acknowledged=row["acknowledged"],
+        watched=bool(row["watched"]),
+        maintenance_until=row["maintenance_until"],
+        down_parent=row["down_parent"],
+        unsure_parent=row["unsure_parent"],
+        changed_since=row["since"] is not None and row["since"] > row["time"],
+        still_until=_still_until(row) if context.get("flapping") else None,
+        limited=row["limited"],
+    )
+
+
+def _still_until(row: dict[str, Any]) -> datetime | None:
+    """Until when a flapping target must hold still; None where that matters no more."""
+    flapping = stored_alerting(row["alerting"] or {}).flapping
+    if flapping is None or row["since"] is None:
+        return None
+    calm = calm_ms(flapping, (row["check_interval_seconds"] or 0) * 1000)
+    until: datetime = row["since"] + timedelta(milliseconds=calm)
+    return until
+
+
+async def overtake(pool: Pool, delivery: Delivery) -> Overtaken:
+    """Let go what of an ended incident still waits for the same channel; what it was told."""
+    values = {**_key(delivery), "opened_at": delivery.opened_at}
     with translated():
         async with pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_MARK_SENT, values)
+            await connection.execute(_OVERTAKE, values)
+            row = await (await connection.execute(_BEFORE, values)).fetchone()
+            assert row is not None  # noqa: S101 - an aggregate always has its row
+    waiting, told, untold = row
+    if waiting:
+        return Overtaken.WAIT
+    if told:
+        return Overtaken.TOLD
+    return Overtaken.UNTOLD if untold else Overtaken.WITHHELD
+
+
+async def mark_sent(pool: Pool, delivery: Delivery, detail: str) -> bool:
+    """The service took the message. False: the lease was lost, and another process decides.
+
+    What goes on and is not acknowledged is told again, where its owner wants that.
+    """
+    values = {**_key(delivery), **_reminder(delivery), "answer": _answer(detail)}
+    with translated():
+        async with pool.connection() as connection, connection.transaction():
+            cursor = await connection.execute(_MARK_SENT.encode(), values)
             if cursor.rowcount != 1:
                 return False
             await connection.execute(_CHANNEL_USED, values)
             await connection.execute(_CHECK_TOLD, values)
+            if delivery.incident_id is not None and delivery.alert_type is not AlertType.RECOVERY:
+                await connection.execute(_REMIND, values)
+                if delivery.circumstances.reminder:
+                    await connection.execute(_SPEND, values)
             return True
 
 
@@ -423,31 +411,42 @@ async def give_back(pool: Pool, deliveries: Sequence[Delivery]) -> None:
             await connection.execute(_GIVE_BACK, values)
 
 
+async def hold(pool: Pool, delivery: Delivery, why: str, next_in_s: float) -> bool:
+    """Keep a claim back that may not be told yet; it does not count as an attempt."""
+    return await _mark(pool, _HOLD, delivery, {"why": why, "delay_s": next_in_s})
+
+
 async def mark_end(
     pool: Pool,
     delivery: Delivery,
     state: DeliveryState,
     reason: str,
     *,
-    detail: str | None = None,
+    answer: str | None = None,
     disable_channel: bool = False,
 ) -> bool:
     """End a delivery that was not sent. False: the lease was lost, another process decides.
 
+    `answer` is what the service said to the last try, None where nothing was sent.
     `disable_channel` also switches its channel off, unless it was changed since the claim, and
     tells the owner on the subscription's other channels.
     """
     values = {
         **_key(delivery),
+        **_reminder(delivery),
         "state": state.value,
         "reason": _answer(reason),
-        "answer": None if detail is None else _answer(detail),
+        "answer": None if answer is None else _answer(answer),
     }
+    query = _MARK_END if answer is None else _MARK_LAST
     with translated():
         async with pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_MARK_END, values)
+            cursor = await connection.execute(query.encode(), values)
             if cursor.rowcount != 1:
                 return False
+            again = state is DeliveryState.GAVE_UP and not disable_channel
+            if again and delivery.incident_id is not None:
+                await connection.execute(_REMIND, values)
             if disable_channel and delivery.channel is not None:
                 config = Jsonb(dict(delivery.channel.channel_config))
                 cursor = await connection.execute(_DISABLE, {**values, "config": config})
@@ -471,38 +470,6 @@ def _lost(delivery: Delivery, channel: Channel) -> dict[str, Any]:
     }
 
 
-async def due_count(pool: Pool) -> int:
-    """Deliveries that should have been tried by now, those on their way included."""
-    with translated():
-        async with pool.connection() as connection:
-            return await _count(await connection.execute(_DUE_COUNT))
-
-
-async def alerts(
-    pool: Pool, subscription_id: UUID | None = None, limit: int = 50, *, days: int = 30
-) -> list[Alert]:
-    """The latest alerts, newest first: of one subscription, or of all in the last `days` days."""
-    query = _ALERTS_OF_ALL if subscription_id is None else _ALERTS_OF_ONE
-    values = {"subscription_id": subscription_id, "limit": limit, "days": days}
-    with translated():
-        async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cur:
-            await cur.execute(query, values)
-            return [_alert(row) for row in await cur.fetchall()]
-
-
-def _alert(row: dict[str, Any]) -> Alert:
-    kind = row["channel_type"]
-    return Alert(
-        **{
-            **row,
-            "channel_type": None if kind is None else ChannelType(kind),
-            "alert_type": AlertType(row["alert_type"]),
-            "severity": Severity(row["severity"]),
-            "state": DeliveryState(row["state"]),
-        }
-    )
-
-
 def _key(delivery: Delivery) -> dict[str, Any]:
     return {
         "event_id": delivery.event_id,
@@ -510,6 +477,18 @@ def _key(delivery: Delivery) -> dict[str, Any]:
         "time": from_slot(delivery.slot),
         "lease_token": delivery.lease_token,
         "subscription_id": delivery.subscription_id,
+        "incident_id": delivery.incident_id,
+    }
+
+
+def _reminder(delivery: Delivery) -> dict[str, Any]:
+    """The next reminder after a delivery of an incident."""
+    number = int(delivery.context.get("reminder", 0)) + 1
+    return {
+        "reminder_id": uuid5(EVENT_NAMESPACE, f"reminder:{delivery.incident_id}:{number}"),
+        "title": delivery.title,
+        "message": delivery.message,
+        "context": Jsonb({**delivery.context, "reminder": number}),
     }
 
 
@@ -522,8 +501,3 @@ async def _mark(pool: Pool, query: str, delivery: Delivery, values: dict[str, An
 
 def _answer(text: str) -> str:
     return storable(" ".join(text.split()), ANSWER_CHARS) or ""
-
-
-async def _count(cursor: Any) -> int:
-    row = await cursor.fetchone()
-    return int(row[0])

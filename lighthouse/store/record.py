@@ -8,16 +8,14 @@ PostgreSQL refuses sends it through bisection, and the culprit is stored as `err
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import psycopg
 import structlog
 
-from lighthouse import verdict
 from lighthouse.errors import RejectedData, StoreUnavailable
-from lighthouse.model import CheckStatus, Reason, Result, Verdict, from_slot, to_slot
-from lighthouse.store import outbox
+from lighthouse.model import CheckStatus, Reason, Result, from_slot, to_slot
+from lighthouse.store.budgets import Limits
+from lighthouse.store.judging import NotAloneError, judge
 from lighthouse.store.pool import Connection, Pool, translated
 from lighthouse.store.rollups import ROLLUP_LOCK
 from lighthouse.store.sweep import split_gap
@@ -31,8 +29,6 @@ LATE_HORIZON_MS = 7 * 86_400_000
 CHANGES_KNOWN_MS = 120_000
 #: Held by every flush, shared; alone by one whose verdict might overlook rows not yet committed.
 JUDGE_LOCK = 0x6C68_6A75_6467
-#: A result younger than its interval less this cannot have met its successor in another flush.
-SUCCESSOR_MARGIN_MS = 5_000
 #: A flush that deadlocks or loses a serialization race is tried so often.
 MAX_TRIES = 4
 
@@ -57,6 +53,7 @@ COLUMNS = (
     "response_snippet",
 )
 _LIST = ", ".join(COLUMNS)
+DEFAULT_LIMITS = Limits()
 
 # Shared with every other recorder; the rollup job takes it alone for the moment in which it closes
 # a bucket, so each row is either seen by the job or marked dirty. Read in statements of their own:
@@ -116,44 +113,6 @@ SELECT t.id, t.slot
   JOIN history_gaps g ON g.subscription_id = t.id AND t.slot BETWEEN g.first_slot AND g.last_slot
 """
 
-# Whose verdict these results may change: no lock, by primary key, and no row where all is steady.
-_UNSTEADY = """
-SELECT subscription_id FROM subscription_state
- WHERE subscription_id = ANY(%s::uuid[]) AND verdict <> 'up'
-UNION
-SELECT subscription_id FROM subscription_state
- WHERE subscription_id = ANY(%s::uuid[]) AND verdict <> 'down'
-"""
-
-# Locked in the order of their ids, so that two recorders cannot wait for each other in a circle.
-_LOCK_STATES = """
-SELECT s.subscription_id, s.verdict, s.since, b.name, b.target_type, b.check_interval_seconds
-  FROM subscription_state s JOIN subscriptions b ON b.id = s.subscription_id
- WHERE s.subscription_id = ANY(%s::uuid[])
- ORDER BY s.subscription_id
-   FOR UPDATE OF s
-"""
-
-_LATEST = """
-SELECT i.id, h.time, h.status, h.error_code, h.error_message, h.http_status, h.latency_ms
-  FROM unnest(%s::uuid[]) AS i (id)
- CROSS JOIN LATERAL (
-       SELECT * FROM check_history
-        WHERE subscription_id = i.id AND time > now() - interval '8 days'
-          AND status IN ('success', 'failure', 'timeout')
-        ORDER BY time DESC LIMIT %s) h
- ORDER BY i.id, h.time DESC
-"""
-
-_SET_STATE = """
-UPDATE subscription_state SET verdict = %s, since = %s, judged_until = %s
- WHERE subscription_id = %s
-"""
-
-_SET_TRIGGERED = """
-UPDATE check_history SET alert_triggered = true WHERE subscription_id = %s AND time = %s
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
@@ -166,7 +125,9 @@ class Recorded:
     events: int = 0  #: transitions that somebody is to hear of
 
 
-async def record(pool: Pool, results: Sequence[Result]) -> Recorded:
+async def record(
+    pool: Pool, results: Sequence[Result], limits: Limits = DEFAULT_LIMITS
+) -> Recorded:
     """Store results, decide verdicts and write alerts, all in one transaction.
 
     Safe to repeat: a result whose slot has one changes nothing. Raises StoreUnavailable when
@@ -175,15 +136,20 @@ async def record(pool: Pool, results: Sequence[Result]) -> Recorded:
     if not results:
         return Recorded(stored=0)
     try:
-        return await _retried(pool, results)
+        return await _retried(pool, results, limits)
     except RejectedData as exc:
         if len(results) > 1:
             middle = len(results) // 2
-            return _sum(await record(pool, results[:middle]), await record(pool, results[middle:]))
-        return await _store_culprit(pool, results[0], exc)
+            return _sum(
+                await record(pool, results[:middle], limits),
+                await record(pool, results[middle:], limits),
+            )
+        return await _store_culprit(pool, results[0], exc, limits)
 
 
-async def _store_culprit(pool: Pool, culprit: Result, exc: RejectedData) -> Recorded:
+async def _store_culprit(
+    pool: Pool, culprit: Result, exc: RejectedData, limits: Limits
+) -> Recorded:
     log.error(
         "result refused",
         subscription_id=str(culprit.subscription_id),
@@ -201,19 +167,12 @@ async def _store_culprit(pool: Pool, culprit: Result, exc: RejectedData) -> Reco
     if culprit == bare:
         return Recorded(stored=0, refused=1)
     try:
-        return await _retried(pool, [bare])
+        return await _retried(pool, [bare], limits)
     except RejectedData:
         return Recorded(stored=0, refused=1)
 
 
-class _NotAloneError(Exception):
-    """A verdict is to change for a slot whose successor another flush may hold uncommitted.
-
-    That flush would find the old verdict and call itself steady, so this one must be alone.
-    """
-
-
-async def _retried(pool: Pool, results: Sequence[Result]) -> Recorded:
+async def _retried(pool: Pool, results: Sequence[Result], limits: Limits) -> Recorded:
     merge = alone = False
     tries = 0
     while True:
@@ -221,8 +180,8 @@ async def _retried(pool: Pool, results: Sequence[Result]) -> Recorded:
         try:
             with translated():
                 async with pool.connection() as connection:
-                    return await _flush(connection, results, merge=merge, alone=alone)
-        except _NotAloneError:
+                    return await _flush(connection, results, limits, merge=merge, alone=alone)
+        except NotAloneError:
             alone = True
         except RejectedData as exc:
             cause = exc.__cause__
@@ -242,7 +201,12 @@ async def _retried(pool: Pool, results: Sequence[Result]) -> Recorded:
 
 
 async def _flush(
-    connection: Connection, results: Sequence[Result], *, merge: bool, alone: bool
+    connection: Connection,
+    results: Sequence[Result],
+    limits: Limits,
+    *,
+    merge: bool,
+    alone: bool,
 ) -> Recorded:
     try:
         now, open_from, accounted_to, changed = await _begin(connection, results, alone)
@@ -254,7 +218,7 @@ async def _flush(
             await _leave_gaps(connection, [r for r in stored if r.slot <= accounted_to])
         if open_from is not None:
             await _mark_dirty(connection, [r for r in stored if r.slot < to_slot(open_from)])
-        events = await _judge(connection, stored, None if alone else to_slot(now))
+        events = await judge(connection, stored, None if alone else to_slot(now), limits)
         await connection.execute("COMMIT")
     except BaseException:
         # A pooled connection must not go back inside a transaction; a broken one cannot.
@@ -330,75 +294,6 @@ async def _mark_dirty(connection: Connection, late: list[Result]) -> None:
         await connection.execute(
             _MARK_DIRTY, ([from_slot(r.slot) for r in late], [r.subscription_id for r in late])
         )
-
-
-async def _judge(connection: Connection, stored: list[Result], now: int | None) -> int:
-    """Decide the verdicts that these rows may change; returns how many alerts were written.
-
-    `now` is None in a flush that is alone. Raises _NotAloneError.
-    """
-    up = _uuids(r for r in stored if r.status is CheckStatus.SUCCESS)
-    down = _uuids(r for r in stored if r.status.down)
-    cursor = await connection.execute(_UNSTEADY, (up, down))
-    unsteady = [row[0] for row in await cursor.fetchall()]
-    if not unsteady:
-        return 0
-    cursor = await connection.execute(_LOCK_STATES, (unsteady,))
-    states = await cursor.fetchall()
-    cursor = await connection.execute(_LATEST, (unsteady, verdict.ROWS_NEEDED))
-    latest: dict[UUID, list[Any]] = {}
-    for row in await cursor.fetchall():
-        latest.setdefault(row[0], []).append(row)
-    events = 0
-    for subscription_id, believed, since, name, target_type, interval_s in states:
-        rows = latest.get(subscription_id, [])
-        transition = verdict.decide(
-            verdict.Belief(
-                verdict=Verdict(believed), since=None if since is None else to_slot(since)
-            ),
-            [verdict.Judged(slot=to_slot(r[1]), status=CheckStatus(r[2])) for r in rows],
-        )
-        if transition is None:
-            continue
-        if now is not None and now - transition.slot > interval_s * 1000 - SUCCESSOR_MARGIN_MS:
-            raise _NotAloneError
-        at = from_slot(transition.slot)
-        await connection.execute(
-            _SET_STATE, (transition.belief.verdict.value, at, at, subscription_id)
-        )
-        if transition.alert is None:
-            continue
-        _, _, _, code, text, http_status, latency = rows[0]
-        await connection.execute(_SET_TRIGGERED, (subscription_id, at))
-        await outbox.enqueue(
-            connection,
-            outbox.Event(
-                subscription_id=subscription_id,
-                slot=transition.slot,
-                alert_type=transition.alert,
-                severity=transition.severity,
-                title=f"{name} is {transition.belief.verdict.value}",
-                message=text or f"{name} answers again",
-                context={
-                    "name": name,
-                    "target_type": target_type,
-                    "verdict": transition.belief.verdict.value,
-                    "since": at.isoformat(),
-                    "previous": believed,
-                    "previous_since": None if since is None else since.isoformat(),
-                    "reason": code,
-                    "http_status": http_status,
-                    "latency_ms": latency,
-                },
-            ),
-        )
-        events += 1
-    return events
-
-
-def _uuids(results: Any) -> str:
-    """An array literal: cheaper than a parameter for each id."""
-    return "{" + ",".join({str(r.subscription_id): None for r in results}) + "}"
 
 
 def copy_line(result: Result) -> str:

@@ -106,6 +106,7 @@ subscriptions = Table(
         nullable=False,
         server_default=text("(pg_current_xact_id()::text)::bigint"),
     ),
+    Column("alerting", JSONB, nullable=False, server_default=_EMPTY),  # alerting.Alerting
     CheckConstraint("check_interval_seconds BETWEEN 10 AND 86400", name="check_interval_valid"),
     CheckConstraint(
         "payment_tx_hash IS NULL OR payment_tx_hash ~ '^0x[a-fA-F0-9]{64}$'",
@@ -182,6 +183,20 @@ subscription_state = Table(
     Column("verdict", VERDICT, nullable=False, server_default="unknown"),
     _time("since", null=True),  # the slot of the transition
     _time("judged_until", null=True),  # the newest slot that a transition was decided from
+    Column("slow", Boolean, nullable=False, server_default=text("false")),
+    Column("balance_level", SmallInteger, nullable=False, server_default="0"),  # 1 low, 2 critical
+    # Fingerprint of each certificate told of -> [days of the threshold told last, expiry].
+    Column("certificates", JSONB, nullable=False, server_default=_EMPTY),
+    _time("flapping_since", null=True),
+    _time("uncovered_since", null=True),  # the hour from which coverage was told to be low
+    # From subscriptions.alerting: whether a success may be slow is asked for each one.
+    Column("latency_warn_ms", REAL),
+    Index(
+        "idx_subscription_state_latency",
+        "subscription_id",
+        postgresql_where=text("latency_warn_ms IS NOT NULL"),
+    ),
+    CheckConstraint("balance_level BETWEEN 0 AND 2", name="balance_level_valid"),
 )
 
 alert_channels = Table(
@@ -201,7 +216,97 @@ alert_channels = Table(
     _time("created_at", now=True),
     _time("last_used_at", null=True),
     Column("metadata", JSONB, nullable=False, server_default=_EMPTY),
+    # Told only of what has lasted so long and nobody has acknowledged.
+    Column("escalate_after_s", Integer, nullable=False, server_default="0"),
+    CheckConstraint("escalate_after_s BETWEEN 0 AND 259200", name="escalate_after_valid"),
     Index("idx_alert_channels_subscription", "subscription_id"),
+)
+
+# Opened and closed in the transaction of the results that did it. The id is that of the event which
+# told of its beginning, so the rows of that event are found by it.
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column(
+        "subscription_id",
+        UUID,
+        ForeignKey("subscriptions.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("kind", ALERT_TYPE, nullable=False),  # downtime, high_latency or low_balance
+    Column("severity", ALERT_SEVERITY, nullable=False),  # the worst that it was
+    _time("opened_at"),  # the slot that tipped the verdict
+    _time("first_failure_at"),  # the first slot of the run that did
+    _time("closed_at", null=True),  # the slot that ended it
+    Column("evidence", JSONB, nullable=False, server_default=_EMPTY),
+    _time("acknowledged_at", null=True),
+    Column("acknowledged_by", Text),
+    Column("note", Text),
+    CheckConstraint(
+        "first_failure_at <= opened_at AND closed_at > opened_at", name="incidents_order"
+    ),
+    Index(
+        "idx_incidents_open",
+        "subscription_id",
+        "kind",
+        unique=True,
+        postgresql_where=text("closed_at IS NULL"),
+    ),
+    Index("idx_incidents_subscription", "subscription_id", "opened_at"),
+    Index("idx_incidents_opened_at", "opened_at"),
+)
+
+subscription_parents = Table(
+    "subscription_parents",
+    metadata,
+    Column(
+        "subscription_id",
+        UUID,
+        ForeignKey("subscriptions.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("parent_id", UUID, ForeignKey("subscriptions.id", ondelete="CASCADE"), nullable=False),
+    PrimaryKeyConstraint("subscription_id", "parent_id"),
+    CheckConstraint("subscription_id <> parent_id", name="no_parent_of_itself"),
+    Index("idx_subscription_parents_parent_id", "parent_id"),
+)
+
+maintenance_windows = Table(
+    "maintenance_windows",
+    metadata,
+    Column("id", UUID, primary_key=True, server_default=_NEW_ID),
+    Column("user_id", UUID, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    # NULL: all subscriptions of the user.
+    Column("subscription_id", UUID, ForeignKey("subscriptions.id", ondelete="CASCADE")),
+    Column("name", Text, nullable=False),
+    Column("local_start", DateTime(timezone=False), nullable=False),  # by the clock of its zone
+    Column("duration_s", Integer, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("repeat", Text),  # an RRULE of RFC 5545; NULL: once
+    _time("starts_at"),  # of the occurrence that is running or comes next
+    _time("ends_at"),
+    _time("created_at", now=True),
+    CheckConstraint("duration_s BETWEEN 60 AND 604800", name="maintenance_duration_valid"),
+    CheckConstraint("ends_at > starts_at", name="maintenance_order"),
+    Index("idx_maintenance_windows_user", "user_id", "ends_at"),
+)
+
+# Owners are subscriptions and users. Locked in the order of their ids, after all states.
+alert_budgets = Table(
+    "alert_budgets",
+    metadata,
+    Column("owner_id", UUID, nullable=False),
+    _time("hour"),
+    Column("used", Integer, nullable=False, server_default="0"),
+    Column("withheld", Integer, nullable=False, server_default="0"),
+    Column("summarised", Boolean, nullable=False, server_default=text("false")),
+    PrimaryKeyConstraint("owner_id", "hour"),
+    Index(
+        "idx_alert_budgets_withheld",
+        "hour",
+        postgresql_where=text("withheld > 0 AND NOT summarised"),
+    ),
 )
 
 # No foreign key: creating a chunk would lock the referenced table (timescaledb #7429).
@@ -290,12 +395,21 @@ alert_history = Table(
     _time("lease_until", null=True),
     Column("lease_token", UUID),
     Column("last_answer", Text),
+    Column("incident_id", UUID),  # NULL: of no incident
+    Column("held", Text),  # why a pending row is not to be told yet
+    Column("tries", JSONB),  # of each try its time, what was answered and whether it was taken
     PrimaryKeyConstraint("event_id", "channel_id", "time"),
     Index("idx_alert_history_subscription", "subscription_id", text("time DESC")),
     Index(
         "idx_alert_history_pending",
         "next_attempt_at",
         postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "idx_alert_history_incident",
+        "incident_id",
+        "time",
+        postgresql_where=text("incident_id IS NOT NULL"),
     ),
 )
 
@@ -396,6 +510,10 @@ COMMENTS: dict[str, str] = {
     "alert_history": "Outbox and delivery record: one row for each event and channel",
     "schedule_epochs": "Spans in which a schedule was in force",
     "history_gaps": "Runs of missed slots too long for a row each",
+    "incidents": "What began and ended: one row for each time that something was wrong",
+    "subscription_parents": "While a parent is down its children's alerts are held",
+    "maintenance_windows": "When alerts are held; starts_at and ends_at are of the next occurrence",
+    "alert_budgets": "How many alerts an owner was told in an hour, and how many not",
 }
 for _name, _comment in COMMENTS.items():
     metadata.tables[_name].comment = _comment

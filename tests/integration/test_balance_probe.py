@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from lighthouse import settings
-from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
+from lighthouse.model import Bounds, CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config, rpc
 from lighthouse.probes import resolver as resolver_module
 from tests.support import evm
@@ -155,6 +155,29 @@ async def test_below_warns_below_critical_fails_and_equal_is_not_below() -> None
             "0.029999999999999999 ETH is below the critical threshold of 0.03",
         )
         assert (await found(0))[:2] == (FAILURE, Reason.BALANCE_CRITICAL)
+
+
+@pytest.mark.option("BalanceConfig.hysteresis_percent")
+async def test_a_balance_comes_with_the_bounds_that_judge_it_and_that_end_its_alerts() -> None:
+    keys = {"alert_threshold": "0.1", "critical_threshold": "0.03"}
+    async with node(holding(10**17, token=1250)) as chain:
+        found = await probed(chain.url, **keys, hysteresis_percent=10)
+        assert found.bounds == Bounds(
+            alert_at=10**17,
+            critical_at=3 * 10**16,
+            alert_clear_at=11 * 10**16,
+            critical_clear_at=33 * 10**15,
+        )
+        chain.answer = holding(0, token=1250)
+        found = await probed(chain.url, token=TOKEN, decimals=2, critical_threshold="0.03")
+        assert (found.status, found.value) == (SUCCESS, 1250)
+        # 3.15 cents are reached by 4.
+        assert found.bounds == Bounds(critical_at=3, critical_clear_at=4)
+        found = await probed(chain.url)
+        assert (found.value, found.bounds) == (0, Bounds())
+        chain.answer = holding(0, chain=1)
+        found = await probed(chain.url, **keys)
+        assert (found.value, found.bounds) == (None, None)
 
 
 async def test_a_balance_of_78_digits_is_kept_whole() -> None:

@@ -15,6 +15,7 @@ from lighthouse.model import (
     Answer,
     Channel,
     ChannelType,
+    Circumstances,
     Delivery,
     Severity,
     to_slot,
@@ -61,6 +62,7 @@ def delivery(**changes: Any) -> Delivery:
         "lease_token": uuid4(),
         "created_at": AT,
         "age_s": 0.0,
+        "circumstances": Circumstances(now=AT, created_at=AT),
         "channel": Channel(
             id=CHANNEL,
             subscription_id=UUID(int=3),

@@ -14,6 +14,7 @@ from lighthouse.model import (
     Answer,
     Channel,
     ChannelType,
+    Circumstances,
     Delivery,
     Severity,
     to_slot,
@@ -84,6 +85,7 @@ def delivery(kind: str, config: dict[str, str], **changes: Any) -> Delivery:
         "lease_token": uuid4(),
         "created_at": AT,
         "age_s": 0.0,
+        "circumstances": Circumstances(now=AT, created_at=AT),
         "channel": channel,
     }
     return Delivery(**{**values, **changes})

@@ -243,6 +243,7 @@ def test_channels_are_added_listed_tested_and_removed(
         "channel_type": "webhook",
         "enabled": True,
         "min_severity": "critical",
+        "escalate_after_s": 0,
         "metadata": {"language": "es", "timezone": "UTC"},
         "channel_config": {"url": "***", "secret": "***"},
     }

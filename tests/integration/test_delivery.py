@@ -169,14 +169,18 @@ async def test_what_goes_to_one_channel_goes_in_the_order_of_its_events(pool: Po
 async def test_after_24_hours_without_success_a_delivery_is_given_up(pool: Pool) -> None:
     async with Receiver() as receiver, courier(pool) as mine:
         await happen(pool, await subscribe(pool, url=f"{receiver.base}/status/503"))
+        assert await mine.deliver_due() == 0
         await rows(
-            pool, "UPDATE alert_history SET created_at = now() - interval '24 hours 1 second'"
+            pool,
+            "UPDATE alert_history SET next_attempt_at = now(), tries = jsonb_set(tries, '{0,at}',"
+            " to_jsonb(now() - interval '24 hours 1 second'))",
         )
         assert await mine.deliver_due() == 0
     alert = await only(pool)
     assert alert.state is DeliveryState.GAVE_UP
     assert alert.failed_reason == "no success in 24 hours: HTTP 503"
-    assert len(receiver.paths) == 1
+    assert [one.answer for one in alert.tries] == ["HTTP 503", "HTTP 503"]
+    assert len(receiver.paths) == 2
 
 
 async def test_a_removed_channel_and_one_switched_off_end_without_a_message(pool: Pool) -> None:

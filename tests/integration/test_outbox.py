@@ -282,7 +282,7 @@ async def test_an_end_state_keeps_its_reason_and_is_never_claimed(pool: Pool) ->
     await enqueue(pool, await event(pool, mine))
     (delivery,) = await outbox.claim(pool, 10, 30)
     assert await outbox.mark_end(
-        pool, delivery, DeliveryState.GAVE_UP, "HTTP 410", detail="HTTP 410"
+        pool, delivery, DeliveryState.GAVE_UP, "HTTP 410", answer="HTTP 410"
     )
     alert = await only(pool)
     assert (alert.state, alert.failed_reason, alert.sent) == (

@@ -5,8 +5,10 @@ from uuid import UUID
 import pytest
 
 from lighthouse.channels import Sender
+from lighthouse.channels.apprise import AppriseConfig
 from lighthouse.fleet import bulkheads as module
 from lighthouse.fleet.bulkheads import (
+    APPRISE_LANES,
     HOST_LANES,
     HOSTS_LANES,
     OPERATOR_LANES,
@@ -46,6 +48,7 @@ def test_a_full_service_takes_no_lane_of_another(bulkheads: Bulkheads) -> None:
     assert filled(bulkheads, "slack") == SERVICE_LANES
     assert filled(bulkheads, "webhook:a.example") == HOST_LANES
     assert filled(bulkheads, "webhook:b.example") == HOST_LANES
+    assert filled(bulkheads, "apprise:0123456789abcdef") == APPRISE_LANES
     assert filled(bulkheads, "operator:discord") == OPERATOR_LANES
     bulkheads.ended("discord")
     assert bulkheads.full_services() == ["slack"]
@@ -56,7 +59,7 @@ def test_all_hosts_together_are_bounded_and_then_no_webhook_is_claimed(
 ) -> None:
     lanes = sum(filled(bulkheads, f"webhook:{number}.example") for number in range(100))
     assert lanes == HOSTS_LANES
-    assert bulkheads.full_services() == ["webhook"]
+    assert bulkheads.full_services() == ["webhook", "apprise"]
     assert bulkheads.has_room("discord")
     assert bulkheads.has_room("operator:webhook:0.example")
     bulkheads.ended("webhook:0.example")
@@ -167,6 +170,15 @@ def test_a_channel_s_bulkhead_is_its_service_or_the_host_that_its_owner_named(
         min_severity=Severity.INFO,
     )
     assert Sender(load({})).bulkhead(channel) == name
+
+
+def test_hosts_that_apprise_reaches_are_told_apart_without_being_named() -> None:
+    first, same, other = (
+        AppriseConfig(url=url).foreign_host
+        for url in ("ntfy://s3cr3t.example/a", "ntfy://u:p@s3cr3t.example/b", "ntfy://b.example/a")
+    )
+    assert first == same != other
+    assert "s3cr3t" not in first
 
 
 def test_the_operator_s_channels_have_bulkheads_of_their_own() -> None:

@@ -1,8 +1,10 @@
 """Chains, exact amounts, levels and the burn of a balance."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,20 @@ def test_a_balance_is_judged_as_the_exact_fraction_would_be(
     assert (chains.level(value, decimals, critical=threshold) is Level.CRITICAL) == below
 
 
+@given(
+    st.integers(0, chains.MOST_DECIMALS),
+    st.decimals(0, 10**40, allow_nan=False, places=9),
+    st.integers(0, 50),
+)
+def test_so_much_above_a_threshold_is_the_exact_fraction_rounded_up(
+    decimals: int, threshold: Decimal, percent: int
+) -> None:
+    exact = Fraction(threshold) * (100 + percent) / 100 * 10**decimals
+    threshold = Decimal(f"{threshold:f}")
+    assert chains.base_units(threshold, decimals, percent) == math.ceil(exact)
+    assert chains.base_units(threshold, decimals, percent) >= chains.base_units(threshold, decimals)
+
+
 def test_a_balance_that_equals_a_threshold_is_not_below_it() -> None:
     def found(value: int) -> Level:
         return chains.level(value, 6, alert=Decimal("0.1"), critical=Decimal("0.03"))
@@ -247,6 +263,9 @@ HOLDER = "0x" + "ab" * 20
         ({"token": USDC, "decimals": 78}, "decimals"),
         ({"rpc_urls": []}, "rpc_urls"),
         ({"rpc_urls": ["ftp://a/s3cret"]}, "rpc_urls: an RPC's URL"),
+        ({"hysteresis_percent": -1}, "hysteresis_percent"),
+        ({"hysteresis_percent": 51}, "hysteresis_percent"),
+        ({"hysteresis_percent": 2.5}, "hysteresis_percent"),
         ({"threshold": 5}, "threshold"),
     ],
 )

@@ -16,6 +16,7 @@ from lighthouse.model import (
     AlertType,
     Channel,
     ChannelType,
+    Circumstances,
     Delivery,
     Reason,
     Severity,
@@ -51,6 +52,7 @@ def delivery(**changes: Any) -> Delivery:
         "lease_token": uuid4(),
         "created_at": AT,
         "age_s": 0.0,
+        "circumstances": Circumstances(now=AT, created_at=AT),
         "channel": None,
     }
     return Delivery(**{**values, **changes})

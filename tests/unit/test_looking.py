@@ -1,11 +1,12 @@
 """How one check looks to a person, and the same as data."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from lighthouse.cli.looking import as_data, bars, phases, show
-from lighthouse.model import CheckStatus, Finding, Outcome, Reason, Step, Timings
+from lighthouse.model import Certificate, CheckStatus, Finding, Outcome, Reason, Step, Timings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTCOME = Outcome(
@@ -86,3 +87,31 @@ def test_the_same_is_told_as_data() -> None:
     assert [step["status"] for step in data["steps"]] == ["success", "failure", "skipped"]
     assert data["steps"][1]["findings"] == [{"name": "status", "ok": False, "found": "500"}]
     assert data["cert_expires_at"] == OUTCOME.cert_expires_at
+    assert (data["addresses"], data["certificate"]) == ([], None)
+
+
+def test_addresses_and_the_certificate_are_told_where_they_are_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    certificate = Certificate(
+        fingerprint="ab" * 32, expires_at=NOW, subject="CN=a,O=\x1b[31mred", issuer="CN=b"
+    )
+    outcome = replace(OUTCOME, addresses=("192.0.2.1", "::1"), certificate=certificate)
+    show("https://example.com/", outcome, NOW)
+    told = capsys.readouterr().out
+    assert "\x1b[31mred" not in told
+    for label, value in (
+        ("cert_subject", "CN=a,O="),
+        ("cert_issuer", "CN=b"),
+        ("cert_fingerprint", "ab" * 32),
+        ("addresses", "192.0.2.1, ::1"),
+    ):
+        assert f"\n{label:<18}{value}" in told
+    data = as_data(outcome)
+    assert data["addresses"] == ["192.0.2.1", "::1"]
+    assert data["certificate"] == {
+        "subject": certificate.subject,
+        "issuer": "CN=b",
+        "fingerprint": "ab" * 32,
+        "expires_at": NOW,
+    }

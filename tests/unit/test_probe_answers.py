@@ -6,7 +6,7 @@ import pytest
 
 from lighthouse import urls
 from lighthouse.probes import matching
-from lighthouse.probes.easy import parse_expiry, parse_headers
+from lighthouse.probes.readings import parse_expiry, parse_headers
 
 
 def test_headers_are_kept_by_lower_case_name_in_order() -> None:

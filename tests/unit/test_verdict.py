@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lighthouse.alerting import DEFAULT
 from lighthouse.model import AlertType, CheckStatus, Verdict
-from lighthouse.verdict import ROWS_NEEDED, Belief, Judged, decide, is_steady
+from lighthouse.verdict import Belief, Judged, decide, is_steady
 
 UP = CheckStatus.SUCCESS
 DOWN = CheckStatus.FAILURE
@@ -71,7 +72,7 @@ def test_any_order_of_arrival_ends_in_the_newest_rows_verdict(
     belief, stored = UNKNOWN, {}
     for slot in order:
         stored[slot] = statuses[slot - 1]
-        newest = sorted(stored.items(), reverse=True)[:ROWS_NEEDED]
+        newest = sorted(stored.items(), reverse=True)[: DEFAULT.rows_needed]
         transition = decide(belief, rows(*newest))
         if transition is not None:
             belief = transition.belief

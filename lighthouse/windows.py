@@ -1,0 +1,75 @@
+"""When a maintenance window is: once, or again and again by an RRULE, on the clock of its zone.
+
+An RRULE (RFC 5545) is read by dateutil. Only whole-day rhythms are taken: a window repeats on days,
+and one that repeated each second would be an endless loop of ours.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
+
+from dateutil.rrule import rrulestr
+
+from lighthouse.errors import UsageError
+
+#: Lengths of a window, in seconds.
+SHORTEST_S, LONGEST_S = 60, 7 * 86_400
+#: Occurrences that are looked through at the most: ten years of days.
+MOST_OCCURRENCES = 3700
+
+_PART = re.compile(
+    r"(FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)|INTERVAL=[1-9]\d{0,2}|COUNT=[1-9]\d{0,3}"
+    r"|UNTIL=\d{8}(T\d{6})?|WKST=[A-Z]{2}|BY(DAY|MONTHDAY|MONTH|YEARDAY|WEEKNO|SETPOS)=[-+A-Z\d,]{1,200})"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A span on the wall clock of a zone, and how it repeats."""
+
+    local_start: datetime  #: without a zone: of the first occurrence
+    duration_s: int
+    timezone: str  #: IANA name
+    repeat: str | None = None  #: RRULE, such as FREQ=WEEKLY;BYDAY=SA
+
+
+def check_window(window: Window) -> None:
+    """Refuse what is no window. Raises UsageError."""
+    if window.timezone not in available_timezones():
+        raise UsageError(
+            f"timezone: {window.timezone[:40]!r} is no IANA time zone, such as Europe/Madrid"
+        )
+    if window.local_start.tzinfo is not None:
+        raise UsageError("start: give the local time of the zone, without an offset")
+    if not SHORTEST_S <= window.duration_s <= LONGEST_S:
+        raise UsageError("duration: from 1 minute to 7 days")
+    if window.repeat is None:
+        return
+    parts = window.repeat.split(";")
+    if not all(map(_PART.fullmatch, parts)) or not window.repeat.startswith("FREQ="):
+        raise UsageError(
+            "repeat: an RRULE of days, such as FREQ=WEEKLY;BYDAY=SA or FREQ=MONTHLY;BYMONTHDAY=1"
+        )
+    try:
+        rrulestr(window.repeat, dtstart=window.local_start)
+    except (ValueError, TypeError) as exc:
+        raise UsageError(f"repeat: {exc}") from None
+
+
+def occurrence(window: Window, after: datetime) -> tuple[datetime, datetime] | None:
+    """The first occurrence that ends after `after` (aware), as UTC times; None: there is none.
+
+    A start that the clock skips in spring is an hour later; one that comes twice is the first.
+    """
+    zone = ZoneInfo(window.timezone)
+    length = timedelta(seconds=window.duration_s)
+    if window.repeat is None:
+        starts = iter((window.local_start,))
+    else:
+        starts = iter(rrulestr(window.repeat, dtstart=window.local_start))
+    for _, local in zip(range(MOST_OCCURRENCES), starts, strict=False):
+        start = local.replace(tzinfo=zone).astimezone(UTC)
+        if start + length > after:
+            return start, start + length
+    return None
