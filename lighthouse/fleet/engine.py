@@ -24,7 +24,7 @@ from lighthouse.fleet import health
 from lighthouse.fleet.batches import Batches
 from lighthouse.fleet.delivery import Courier
 from lighthouse.fleet.recorder import Recorder
-from lighthouse.schedule import Leases, check_server, connect_async
+from lighthouse.schedule import Leases, Pace, check_server, connect_async
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 from lighthouse.store import maintenance, rollups, upkeep
@@ -100,7 +100,7 @@ class Engine:
         client = connect_async(settings.require_redis())
         stack.push_async_callback(client.aclose)
         prober = await stack.enter_async_context(probes.Prober(settings))
-        sender = await stack.enter_async_context(Sender(settings))
+        sender = await stack.enter_async_context(Sender(settings, pacer=Pace(client)))
         self._sender = sender
         self._limits = Limits(
             subscription=settings.alerts_per_subscription, user=settings.alerts_per_user

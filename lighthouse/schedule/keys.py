@@ -14,6 +14,11 @@
     lh:clock     string      the latest time that a claim has seen, ms
     lh:database  string      identity of the PostgreSQL database that the schedule was made from
     lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
+    lh:pace:gate:SHA256      hash of an address: o until when it is closed, w its window, p
+                             messages a window if told, h how many were sent away, b and k begin
+                             of the window and messages in it, a time of writing; ms, expires
+    lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h how many
+                             were sent away, a time of writing; ms, expires
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """
@@ -30,6 +35,8 @@ WORKERS = "lh:workers"
 CLOCK = "lh:clock"
 COUNTERS = "lh:counters"
 DATABASE = "lh:database"
+PACE_GATE_PREFIX = "lh:pace:gate:"
+PACE_TURN_PREFIX = "lh:pace:turn:"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")
