@@ -1,19 +1,24 @@
 """Redis: when each subscription is due next, and who holds which batch of checks.
 
-`claims` is beat's side (claim, reap, reconcile), `leases` the workers' (start, renew, release).
+`claims` is beat's side (claim, reap, reconcile), `leases` the workers' (start, renew, release),
+`confirm` what workers ask of each other.
 Nothing here is the truth: all of it can be rebuilt from PostgreSQL after a FLUSHALL.
 """
 
 from lighthouse.schedule.claims import Claimed, Claims, Entry, Published
 from lighthouse.schedule.client import check_server, connect, connect_async
+from lighthouse.schedule.confirm import Answered, Confirmations, Request
 from lighthouse.schedule.leases import Leases, Start, StartedCheck
 
 __all__ = [
+    "Answered",
     "Claimed",
     "Claims",
+    "Confirmations",
     "Entry",
     "Leases",
     "Published",
+    "Request",
     "Start",
     "StartedCheck",
     "check_server",

@@ -14,6 +14,10 @@
     lh:clock     string      the latest time that a claim has seen, ms
     lh:database  string      identity of the PostgreSQL database that the schedule was made from
     lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
+    lh:confirm   list        requests to look at a target at once (JSON): any worker but the one
+                             that asks takes them
+    lh:confirm:ID            string: the lease of such a request, which ends by itself
+    lh:confirmed:WORKER      list: answers to the requests of a worker (JSON); ends by itself
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """
@@ -30,6 +34,9 @@ WORKERS = "lh:workers"
 CLOCK = "lh:clock"
 COUNTERS = "lh:counters"
 DATABASE = "lh:database"
+CONFIRM = "lh:confirm"
+CONFIRM_PREFIX = "lh:confirm:"
+CONFIRMED_PREFIX = "lh:confirmed:"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")

@@ -9,7 +9,8 @@ import pytest
 
 from lighthouse.errors import SettingsError
 from lighthouse.fleet import health
-from lighthouse.fleet.health import Health, Target, place_of, references
+from lighthouse.fleet.health import Health
+from lighthouse.fleet.targets import Target, place_of, references
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result, Timings
 from lighthouse.probes import Prober, parse_config
 from lighthouse.settings import load
