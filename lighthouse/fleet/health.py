@@ -2,16 +2,15 @@
 
 A target that answered wrongly has proved the way to it. One that was silent is held back until
 something unrelated answers afterwards: another check, a reference target, or a target that
-answered lately and is asked again. Where nothing unrelated had answered during the attempt either,
-that proof may only mean that the network is back, so the silent target is checked once more. What
-nothing proves in time becomes `error`, and the operator hears of it once.
+answered lately and is asked again. Where nothing had answered during the attempt either, or for
+unusually long since, that proof may only mean that the network is back, so the silent target is
+checked once more. What nothing proves in time becomes `error`, and the operator hears of it once.
 
 Meanwhile another worker looks at what is newly down. What it reaches and this one does not, at a
 second look either, is no fault of the target.
 """
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,6 +20,7 @@ from uuid import UUID
 
 import structlog
 
+from lighthouse.fleet.answers import Answers
 from lighthouse.fleet.targets import ASK_S, Target
 from lighthouse.model import (
     ERROR_MESSAGE_CHARS,
@@ -73,8 +73,8 @@ class _Held:
     outcome: Outcome
     result: Result
     interval_s: float
-    ended_at: float  #: monotonic, s
-    sure: bool  #: something unrelated answered during its last attempt
+    began_at: float  #: its last attempt; monotonic, s
+    ended_at: float
     again: bool  #: it was checked once more already
     confirming: "asyncio.Task[Confirmation | None] | None"  #: None: nobody is asked
 
@@ -103,9 +103,7 @@ class Health:
         self._down: OrderedDict[UUID | None, None] = OrderedDict()  #: newest last
         self._answered: OrderedDict[str, Target] = OrderedDict()  #: newest last
         self._held: list[_Held] = []
-        #: When something answered last, and when something of another subscription did.
-        self._last: tuple[float, UUID | None] = (-math.inf, None)
-        self._other: tuple[float, UUID | None] = (-math.inf, None)
+        self._answers = Answers()
         self._again = asyncio.Semaphore(MOST_AGAIN)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._in_doubt_since: float | None = None
@@ -137,14 +135,13 @@ class Health:
                 self._seek()
             return
         now = time.monotonic()
-        latest = self._last if self._last[1] != target.who else self._other
         held = _Held(
             target=target,
             outcome=outcome,
             result=result,
             interval_s=interval_s,
+            began_at=now - (outcome.latency_ms or 0.0) / 1000,
             ended_at=now,
-            sure=latest[0] >= now - (outcome.latency_ms or 0.0) / 1000,
             again=before is not None,
             confirming=before.confirming if before and before.confirming else self._ask_for(target),
         )
@@ -229,9 +226,7 @@ class Health:
 
     def _proved(self, target: Target) -> None:
         place = target.place
-        if self._last[1] != target.who:
-            self._other = self._last
-        self._last = (time.monotonic(), target.who)
+        self._answers.note(time.monotonic())
         if target.askable:
             self._answered[place] = target
             self._answered.move_to_end(place)
@@ -240,10 +235,11 @@ class Health:
         if self._in_doubt_since is None and not self._alarmed:
             return
         waiting, self._held = self._held, []
+        pauses = self._answers.pauses()
         for held in waiting:
             if held.target.who == target.who:
                 self._held.append(held)
-            elif held.sure:
+            elif pauses.spare(held.began_at, held.ended_at):
                 self._let_through(held)
             elif held.again:
                 self._add(_unproved(held.result))

@@ -41,7 +41,9 @@ class ScriptedProber(Prober):
 
     async def probe(self, type: MonitorType, config: Any, interval_s: float) -> Outcome:  # noqa: A002
         self.asked.append(config.url)
-        return self.answers.get(config.url, self.network)
+        answer = self.answers.get(config.url, self.network)
+        await asyncio.sleep((answer.latency_ms or 0.0) / 1000)
+        return answer
 
 
 class Bench:
@@ -91,6 +93,7 @@ async def test_a_target_that_fell_silent_after_it_was_heard_is_its_own_proof(
 async def test_silence_waits_for_an_answer_from_elsewhere() -> None:
     bench = Bench()
     bench.take(target("b"), UP)
+    await asyncio.sleep(0.06)  # the silent attempt begins after it
     bench.take(target("a"), SILENT)
     assert bench.statuses == ["success"]
     bench.take(target("a"), UP)
@@ -109,7 +112,7 @@ async def test_a_target_that_was_silent_while_nothing_answered_is_checked_again_
     bench.take(target("a"), SILENT)
     bench.prober.answers["http://a/"] = now
     bench.take(target("b"), UP)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.08)
     bench.take(target("b"), UP)
     assert bench.prober.asked.count("http://a/") == 1
     assert sorted(bench.statuses) == sorted(["success", "success", stored])
@@ -120,6 +123,7 @@ async def test_a_target_that_was_silent_while_nothing_answered_is_checked_again_
 async def test_an_answer_from_before_the_silence_proves_nothing_but_is_asked_for_again() -> None:
     bench = Bench()
     bench.take(target("b"), UP)
+    await asyncio.sleep(0.06)
     bench.take(target("a"), SILENT)
     assert bench.statuses == ["success"]
     bench.prober.answers["http://b/"] = UP
@@ -157,7 +161,7 @@ async def test_a_reference_that_answers_makes_silence_a_timeout() -> None:
     bench = Bench("http://reference/")
     bench.prober.answers["http://reference/"] = UP
     bench.take(target("a"), SILENT)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.2)
     assert bench.statuses == ["timeout"]
     assert bench.prober.asked[:2] == ["http://reference/", "http://a/"]
     assert bench.alarms == []
