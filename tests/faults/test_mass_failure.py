@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -25,30 +24,33 @@ PLACES = [f"http://198.19.{n}.1:8080/ok" for n in range(250)]
 ALONE = "http://198.19.255.1:8081/ok"
 
 
+#: The latter half of them.
+FAR_HALF = "198.19.128.0/17"
+
+
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
-    with Namespaces() as made:
+    with Namespaces(workers=2) as made:
         yield made
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, namespaces: Namespaces) -> Iterator[Fleet]:
+    """Two workers, each in a network of its own, and their targets."""
     fleet = Fleet(tmp_path, LIGHTHOUSE_EGRESS_ALLOW=TARGETS, LIGHTHOUSE_MISSED_GRACE_S=str(GRACE_S))
-    configuration = tmp_path / "redis" / "redis.conf"
-    with configuration.open("a") as lines:
-        lines.write(f"bind 127.0.0.1 {namespaces.host_address}\n")
-    redis = urlsplit(fleet.redis_url)
-    place = redis.netloc.replace("127.0.0.1", namespaces.host_address)
+    hosts = [namespaces.host_address(number) for number in range(2)]
+    with (tmp_path / "redis" / "redis.conf").open("a") as lines:
+        lines.write(f"bind 127.0.0.1 {' '.join(hosts)}\n")
     with fleet:
-        target = (*namespaces.within(namespaces.targets), sys.executable)
         for name, port in (("targets", 8080), ("alone", 8081)):
-            fleet.run(name, *target, "-m", "tests.support.target", f"0.0.0.0:{port}")
+            target = ("-m", "tests.support.target", f"0.0.0.0:{port}")
+            fleet.run(name, *namespaces.within_targets(), sys.executable, *target)
         fleet.start_beat()
-        for name in ("w1", "w2"):
+        for number, host in enumerate(hosts):
             fleet.start_worker(
-                name,
-                within=namespaces.within(namespaces.workers),
-                REDIS_URL=urlunsplit(redis._replace(netloc=place)),
+                f"w{number + 1}",
+                within=namespaces.within_worker(number),
+                REDIS_URL=fleet.redis_url.replace("@127.0.0.1:", f"@{host}:"),
             )
         yield fleet
 
@@ -96,14 +98,16 @@ def test_a_route_that_is_lost_is_no_downtime_and_one_alert_to_the_operator(
     hour = f"{datetime.now(UTC):%H}"
 
     # The kernel knows no way: the first sign of it is an error at once.
-    namespaces.take_route()
+    for worker in (0, 1):
+        namespaces.take_route(worker)
     lost = now()
     fleet.wait_for(
         "errors", lambda: rows(fleet, lost)["prober_network"] >= SUBSCRIPTIONS * 2 // 3, 30
     )
     # A way there and none back: nothing is wrong with the host, and everything is silent.
-    namespaces.answer(dropped=True)
-    namespaces.give_route()
+    for worker in (0, 1):
+        namespaces.silence(worker)
+        namespaces.give_route(worker)
     silent = now()
     fleet.wait_for(
         "silence", lambda: rows(fleet, silent)["prober_unproved"] >= SUBSCRIPTIONS * 2 // 3, 40
@@ -112,7 +116,8 @@ def test_a_route_that_is_lost_is_no_downtime_and_one_alert_to_the_operator(
     assert during["failure"] == during["timeout"] == 0, during
     assert down(fleet) == 1
 
-    namespaces.answer(dropped=False)
+    for worker in (0, 1):
+        namespaces.end_silence(worker)
     fleet.signal("alone", signal.SIGCONT)
     back = now()
     fleet.wait_for(
@@ -125,3 +130,26 @@ def test_a_route_that_is_lost_is_no_downtime_and_one_alert_to_the_operator(
     assert told == {"downtime": 1, "recovery": 1}
     # One an hour: a second one only if the hour ended meanwhile.
     assert operator == 1 or (operator == 2 and f"{datetime.now(UTC):%H}" != hour)
+
+
+def test_what_one_worker_alone_does_not_reach_is_no_downtime(
+    fleet: Fleet, namespaces: Namespaces
+) -> None:
+    """Fails when `Health` asks no other worker: each target of the far half is told as down, for
+    those of the near half prove that the network is there."""
+    fleet.subscribe(300, interval_s=INTERVAL_S, urls=PLACES, timeout=1.5, retries=0)
+    fleet.subscribe(1, interval_s=INTERVAL_S, path="alone", urls=[ALONE], timeout=1.5, retries=0)
+    fleet.wait_for("everything up", lambda: up(fleet) == 301)
+
+    namespaces.silence(0, FAR_HALF)
+    lost = now()
+    fleet.wait_for("errors", lambda: rows(fleet, lost)["prober_unconfirmed"] >= 100, 40)
+    # What nobody reaches is down all the same.
+    fleet.signal("alone", signal.SIGSTOP)
+    fleet.wait_for("the one downtime", lambda: events(fleet) == {"downtime": 1}, 30)
+    assert down(fleet) == 1
+
+    namespaces.end_silence(0, FAR_HALF)
+    fleet.signal("alone", signal.SIGCONT)
+    fleet.wait_for("no downtime", lambda: down(fleet) == 0, 30)
+    assert events(fleet) == {"downtime": 1, "recovery": 1}
