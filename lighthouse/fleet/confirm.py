@@ -5,6 +5,7 @@ the others did. A look makes no row; without an answer in time everything goes o
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -51,13 +52,16 @@ class Confirmer:
         prober: Prober,
         worker: str,
         region: str | None,
+        cut_off: Callable[[], bool],
     ) -> None:
-        """`worker` is the name that others know this one by."""
+        """`worker` is the name that others know this one by; when it is `cut_off`, it is no
+        witness."""
         self._requests = requests
         self._specs = specs
         self._prober = prober
         self._worker = worker
         self._region = region
+        self._cut_off = cut_off
         self._places = asyncio.Semaphore(MOST_ASKED)
         self._asked: dict[str, asyncio.Future[Confirmation]] = {}
         self._looking: set[asyncio.Task[None]] = set()
@@ -120,6 +124,8 @@ class Confirmer:
             log.warning("a confirmation was not given", why=str(exc))
 
     async def _look(self, request: Request) -> Outcome:
+        if self._cut_off():
+            return _untold(Reason.PROBER_UNPROVED, "nothing answers this worker")
         await self._specs.learn([(request.subscription_id, request.version)])
         known = self._specs.get(request.subscription_id)
         if known is None or known.version != request.version or known.target is None:

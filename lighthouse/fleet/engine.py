@@ -124,6 +124,7 @@ class Engine:
             prober=prober,
             worker=self._name,
             region=settings.region,
+            cut_off=lambda: self._batches.health.cut_off,
         )
         self._batches.health = Health(
             prober=prober,

@@ -115,6 +115,11 @@ class Health:
         """Results that wait for proof."""
         return len(self._held)
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether nothing has answered for so long that the fault is ours."""
+        return self._alarmed
+
     def take(
         self,
         target: Target,
@@ -171,7 +176,7 @@ class Health:
 
     def _ask_for(self, target: Target) -> "asyncio.Task[Confirmation | None] | None":
         """Let another worker look at what is newly down, unless we know that the fault is ours."""
-        known = target.who in self._down or self._alarmed
+        known = target.who in self._down or self.cut_off
         if self._confirm is None or known or not target.askable:
             return None
         return self._spawn(self._confirm(target))
@@ -234,10 +239,20 @@ class Health:
                 self._answered.popitem(last=False)
         if self._in_doubt_since is None and not self._alarmed:
             return
+        if self._held:
+            self._release(target.who)
+        if not self._held:
+            self._in_doubt_since = None
+        if self._alarmed:
+            self._alarmed = False
+            log.warning("the prober's network is back")
+
+    def _release(self, who: UUID | None) -> None:
+        """Something of `who` answered: let go of what waited for that."""
         waiting, self._held = self._held, []
         pauses = self._answers.pauses()
         for held in waiting:
-            if held.target.who == target.who:
+            if held.target.who == who:
                 self._held.append(held)
             elif pauses.spare(held.began_at, held.ended_at):
                 self._let_through(held)
@@ -245,11 +260,6 @@ class Health:
                 self._add(_unproved(held.result))
             else:
                 self._spawn(self._check_again(held))
-        if not self._held:
-            self._in_doubt_since = None
-        if self._alarmed:
-            self._alarmed = False
-            log.warning("the prober's network is back")
 
     def _seek(self) -> None:
         if self._in_doubt_since is None:

@@ -257,6 +257,14 @@ async def test_a_request_that_came_back_is_taken_by_the_other_worker(
             assert (await bench.result(number)).confirmation is not None
 
 
+async def test_a_worker_that_nothing_answers_is_no_witness(bench: Bench) -> None:
+    bench.other._batches.health._alarmed = True
+    async with raw_target(answering(500)) as target:
+        await bench.check(target)
+        result = await bench.result()
+    assert (target.connections, result.confirmation) == (1, None)
+
+
 async def test_where_nobody_else_is_alive_nothing_waits(
     bench: Bench, client: "redis.Redis"
 ) -> None:
