@@ -165,6 +165,7 @@ class Reason(StrEnum):
     PROBER_BROWSER = "prober_browser"
     PROBER_BUG = "prober_bug"
     PROBER_UNPROVED = "prober_unproved"
+    PROBER_UNCONFIRMED = "prober_unconfirmed"  #: another worker reached what this one did not
     UNSTORABLE = "unstorable"
 
 

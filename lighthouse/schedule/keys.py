@@ -19,6 +19,10 @@
                              of the window and messages in it, a time of writing; ms, expires
     lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h how many
                              were sent away, a time of writing; ms, expires
+    lh:confirm   list        requests to look at a target at once (JSON): any worker but the one
+                             that asks takes them
+    lh:confirm:ID            string: the lease of such a request, which ends by itself
+    lh:confirmed:WORKER      list: answers to the requests of a worker (JSON); ends by itself
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """
@@ -37,6 +41,9 @@ COUNTERS = "lh:counters"
 DATABASE = "lh:database"
 PACE_GATE_PREFIX = "lh:pace:gate:"
 PACE_TURN_PREFIX = "lh:pace:turn:"
+CONFIRM = "lh:confirm"
+CONFIRM_PREFIX = "lh:confirm:"
+CONFIRMED_PREFIX = "lh:confirmed:"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")
