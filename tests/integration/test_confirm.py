@@ -20,6 +20,7 @@ from lighthouse.schedule import Claims, Confirmations, Entry, Request, connect, 
 from lighthouse.schedule.confirm import MOST_ANSWERS, MOST_WAITING
 from lighthouse.schedule.keys import CONFIRM, CONFIRMED_PREFIX, WORKERS
 from lighthouse.settings import Settings
+from lighthouse.store.budgets import Limits
 from lighthouse.store.creation import NewSubscription, create_subscriptions
 from lighthouse.store.pool import Pool
 from tests.support.raw_target import Behaviour, Target, answering, raw_target, resetting
@@ -124,8 +125,8 @@ async def bench(
     async with _engine(settings, "one") as one, _engine(settings, "other") as other:
         bench = Bench(one, other, pool, Claims(client))
 
-        async def record(into: Pool, results: Sequence[Result]) -> Any:
-            done = await real(into, results)
+        async def record(into: Pool, results: Sequence[Result], limits: Limits) -> Any:
+            done = await real(into, results, limits)
             bench.recorded += [(time.monotonic(), result) for result in results]
             return done
 
