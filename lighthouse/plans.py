@@ -30,7 +30,7 @@ class Plan:
 
 _HTTP = frozenset({MonitorType.HTTP})
 _STANDARD = _HTTP | {MonitorType.CANARY, MonitorType.BALANCE}
-_STANDARD_CHANNELS = frozenset(ChannelType) - {ChannelType.SMS}
+_STANDARD_CHANNELS = frozenset(ChannelType) - {ChannelType.SMS, ChannelType.APPRISE}
 
 PLANS: dict[Tier, Plan] = {
     Tier.FREE: Plan(

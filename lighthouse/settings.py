@@ -4,6 +4,7 @@ An unknown LIGHTHOUSE_… variable stops the start: a misspelt setting must not 
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -127,6 +128,9 @@ class Settings(BaseSettings):
     alert_timeout_s: float = Field(
         default=10.0, gt=0, le=60, description="Seconds that a channel's service may take."
     )
+    apprise: Literal["on", "off"] = Field(
+        default="off", description="`on` allows channels of the type `apprise`."
+    )
     chromium: Path | None = Field(
         default=None,
         description="Browser of the canaries' browser steps; found on the PATH when unset.",
@@ -249,6 +253,15 @@ def current() -> Settings:
 def child_environment(**changes: str) -> dict[str, str]:
     """This process' environment with changes, for the processes that it starts."""
     return {**os.environ, **changes}
+
+
+def bare_environment() -> dict[str, str]:
+    """What Python needs to find our packages: no secret, no proxy, no home with passwords."""
+    names = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    packages = os.pathsep.join(path for path in sys.path if path)
+    added = {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": packages}
+    return {**kept, **added}
 
 
 def from_environment(name: str) -> str | None:

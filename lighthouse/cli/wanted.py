@@ -7,12 +7,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lighthouse import channels, configs, plans, probes
+from lighthouse import channels, configs, plans, probes, settings
 from lighthouse.alerting import as_stored, parse_alerting
 from lighthouse.cli.maintenance import local
 from lighthouse.cli.manifest import Document
 from lighthouse.cli.support import seconds
-from lighthouse.errors import ConfigError, UsageError
+from lighthouse.errors import ConfigError, SettingsError, UsageError
 from lighthouse.model import ChannelType, MonitorType, Severity, Tier
 from lighthouse.store.alert_channels import check_escalation
 from lighthouse.store.creation import check_name, wallet_address
@@ -191,6 +191,10 @@ class Reader:
                 check_escalation(channel.escalate_after_s)
                 if self._enforce_plans:
                     plans.check_channel(entry.tier, channel.type)
+                try:
+                    channels.require_settings(channel.type, settings.current())
+                except SettingsError as exc:
+                    raise ConfigError(str(exc), "type") from None
                 with self.faults_of((*here, "config")):
                     read.append((channel, channels.parse_config(channel.type, channel.config)))
         alerting = None

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from lighthouse.errors import LighthouseError, LocalError
-from lighthouse.local import certificates, demo, secret_key, servers, targets
+from lighthouse.local import certificates, demo, inbox, secret_key, servers, targets
 from lighthouse.local.processes import Program
 from lighthouse.local.screen import FRAME_LINES, View, render
 from lighthouse.local.supervisor import Supervisor
@@ -108,10 +108,17 @@ class _Up:
         if self._stopping.is_set():
             return
         found: targets.Targets | None = None
+        mails: inbox.Mailbox | None = None
         if self._options.demo:
             bundle = Path(find_ca_file(self._settings.ca_file))
             served, authorities = certificates.issue(directory, bundle)
             found = await stack.enter_async_context(targets.serving(served))
+            if not self._settings.smtp_url:  # else mails are the user's, and none is made up
+                mails = await stack.enter_async_context(
+                    inbox.receiving(directory / "mails", found.inbox)
+                )
+                environment[variable("smtp_url")] = mails.url
+                environment[variable("smtp_from")] = self._settings.smtp_from or inbox.SENDER
             environment["LIGHTHOUSE_CA_FILE"] = str(authorities)
             environment["LIGHTHOUSE_EGRESS_ALLOW"] = ",".join(
                 [*map(str, self._settings.egress_allow), "127.0.0.0/8"]
@@ -129,9 +136,9 @@ class _Up:
         if found is not None:
             given = environment.get(variable("secret_keys"))
             keys = [SecretStr(given)] if given else self._settings.secret_keys
-            await demo.subscribe(pool, found, Keyring(keys))
+            await demo.subscribe(pool, found, Keyring(keys), mails=mails is not None)
             stack.push_async_callback(_pause, pool)
-        await self._show(pool, found)
+        await self._show(pool, found, mails)
 
     async def _servers(self, directory: Path) -> dict[str, str]:
         """Servers that answer and a schema that is ours; the URLs, for the fleet."""
@@ -203,11 +210,14 @@ class _Up:
         self._title += f" · beat, {workers} · Flower http://{targets.HOST}:{port}"
         return names
 
-    async def _show(self, pool: Pool, found: targets.Targets | None) -> None:
+    async def _show(
+        self, pool: Pool, found: targets.Targets | None, mails: inbox.Mailbox | None
+    ) -> None:
         """Draw the table, and keep everything running, until asked to stop."""
         console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         rows = max(5, console.height - FRAME_LINES) if console.is_terminal else 200
-        reader = _Reader(pool, View(title=self._title), rows)
+        view = View(title=self._title, mails="" if mails is None else str(mails.path))
+        reader = _Reader(pool, view, rows)
         reading = asyncio.create_task(reader.run())
         live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         printed = 0.0

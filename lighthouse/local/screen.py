@@ -18,7 +18,7 @@ from lighthouse.store.metrics import Uptime
 #: Alerts that are shown below the table, newest first.
 ALERTS_SHOWN = 5
 #: Lines around the table's rows: title, borders, alerts, troubles.
-FRAME_LINES = 14
+FRAME_LINES = 15
 
 _COLOURS = {Verdict.UP: "green", Verdict.DOWN: "red", Verdict.UNKNOWN: "yellow"}
 _SEVERITIES = {"critical": "red", "warning": "yellow", "info": "green"}
@@ -32,6 +32,7 @@ class View:
     rows: Sequence[Overview] = ()
     uptimes: Mapping[UUID, Uptime] = field(default_factory=dict)
     alerts: Sequence[Received] | None = None  #: oldest first; None where there is no inbox
+    mails: str = ""  #: the directory that keeps the mails, where there is one
     troubles: Sequence[str] = ()
 
 
@@ -42,8 +43,10 @@ def render(view: View, now: datetime) -> RenderableType:
         parts.append(Text("Nothing is watched yet: lighthouse subscriptions add --help", "dim"))
     if view.alerts is not None:
         parts.append(Text("Alerts received", "bold"))
-        newest = list(view.alerts)[: -ALERTS_SHOWN - 1 : -1]
-        parts += [_alert(alert) for alert in newest] or [Text("  none yet", "dim")]
+        newest = _by_event(view.alerts)[: -ALERTS_SHOWN - 1 : -1]
+        parts += [_alert(ways) for ways in newest] or [Text("  none yet", "dim")]
+        if view.mails:
+            parts.append(Text(f"  Mails are kept in {view.mails}", "dim", overflow="fold"))
     parts += [
         Text(trouble, "yellow", no_wrap=True, overflow="ellipsis") for trouble in view.troubles
     ]
@@ -116,6 +119,18 @@ def span(seconds: float) -> str:
     return f"{whole // 60}m {whole % 60}s" if whole >= 60 else f"{whole}s"
 
 
-def _alert(alert: Received) -> Text:
-    line = Text(f"  {alert.at.astimezone():%H:%M:%S} ", "dim", no_wrap=True, overflow="ellipsis")
-    return line.append(alert.title, _SEVERITIES.get(alert.severity, "default"))
+def _by_event(alerts: Sequence[Received]) -> list[list[Received]]:
+    """Alerts of one event together, in the order in which events were first heard of."""
+    found: dict[object, list[Received]] = {}
+    for index, alert in enumerate(alerts):
+        found.setdefault(alert.event_id or index, []).append(alert)
+    return list(found.values())
+
+
+def _alert(ways: Sequence[Received]) -> Text:
+    """One line: when, by which ways and, where their languages differ, each one's words."""
+    at, hows = ways[0].at.astimezone(), ", ".join(dict.fromkeys(alert.how for alert in ways))
+    line = Text(f"  {at:%H:%M:%S} {hows:<13} ", "dim", no_wrap=True, overflow="ellipsis")
+    severity = next((alert.severity for alert in ways if alert.severity), "")
+    titles = " · ".join(dict.fromkeys(alert.title for alert in ways))
+    return line.append(titles, _SEVERITIES.get(severity, "default"))

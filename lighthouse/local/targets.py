@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -34,11 +34,13 @@ _HANG_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """An alert that reached the inbox."""
+    """An alert that reached the inbox, and by which way."""
 
     at: datetime
     title: str
-    severity: str
+    severity: str  #: "" where the message does not tell
+    how: Literal["webhook", "mail"] = "webhook"
+    event_id: str = ""  #: the same however it came; "" where the message does not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,7 @@ def _application(inbox: deque[Received]) -> web.Application:
                 at=datetime.now(UTC),
                 title=str(data.get("title", "")),
                 severity=str(data.get("severity", "")),
+                event_id=str(data.get("event_id", "")),
             )
         )
         return web.Response(status=204)

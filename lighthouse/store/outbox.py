@@ -61,12 +61,16 @@ PARENT_S = 150
 # row whose lease has run out is claimed again, because its courier died between claim and mark.
 # What is true of each (lighthouse.telling) is read with it, all of it by primary keys and
 # idx_maintenance_windows_user.
+# Channels of full services are looked up by their primary key, and only when there are any.
 _CLAIM = f"""
 WITH due AS (
     SELECT event_id, channel_id, time FROM alert_history
      WHERE state = 'pending' AND next_attempt_at <= now()
        AND (lease_until IS NULL OR lease_until < now())
        AND channel_id <> ALL(%(busy)s::uuid[])
+       AND (cardinality(%(full)s::text[]) = 0 OR coalesce((
+             SELECT c.channel_type::text <> ALL(%(full)s::text[]) FROM alert_channels c
+              WHERE c.id = alert_history.channel_id), true))
        AND time > now() - {OLDEST_PENDING}
      ORDER BY next_attempt_at
      LIMIT %(limit)s
@@ -146,6 +150,17 @@ _PUT_BACK = _MARK.format(
     changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s),"
     " attempt = greatest(attempt - 1, 0)"
 )
+# Their times stay, and with them their order. The bound on `time` is theirs: it keeps the search to
+# the partitions that they are in.
+_GIVE_BACK = """
+UPDATE alert_history a
+   SET lease_until = NULL, lease_token = NULL, attempt = greatest(a.attempt - 1, 0)
+  FROM unnest(%(event_ids)s::uuid[], %(channel_ids)s::uuid[], %(times)s::timestamptz[],
+              %(tokens)s::uuid[]) AS given (event_id, channel_id, time, token)
+ WHERE a.event_id = given.event_id AND a.channel_id = given.channel_id AND a.time = given.time
+   AND a.time BETWEEN %(first)s AND %(last)s
+   AND a.lease_token = given.token AND a.state = 'pending'
+"""
 _HOLD = _MARK.format(
     changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s), held = %(why)s,"
     " attempt = greatest(attempt - 1, 0)"
@@ -244,16 +259,23 @@ class Overtaken(Enum):
 
 
 async def claim(
-    pool: Pool, limit: int, lease_s: float, busy: Sequence[UUID] = ()
+    pool: Pool,
+    limit: int,
+    lease_s: float,
+    busy: Sequence[UUID] = (),
+    full: Sequence[str] = (),
 ) -> list[Delivery]:
     """Take up to `limit` due deliveries for `lease_s` seconds, the oldest event first.
 
-    `busy` names channels to leave alone for now. Each delivery must be marked with one of the
-    functions below before its lease runs out; otherwise somebody else gets it.
+    `busy` names channels, `full` channel types to leave alone for now. Each delivery must be marked
+    with one of the functions below before its lease runs out; otherwise somebody else gets it.
     """
     with translated():
         async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cur:
-            await cur.execute(_CLAIM, {"limit": limit, "lease_s": lease_s, "busy": list(busy)})
+            await cur.execute(
+                _CLAIM,
+                {"limit": limit, "lease_s": lease_s, "busy": list(busy), "full": list(full)},
+            )
             return [_delivery(row) for row in await cur.fetchall()]
 
 
@@ -368,6 +390,25 @@ async def mark_retry(pool: Pool, delivery: Delivery, detail: str, next_in_s: flo
 async def put_back(pool: Pool, delivery: Delivery, next_in_s: float = 0.0) -> bool:
     """Give a claim back that was never tried; it does not count as an attempt."""
     return await _mark(pool, _PUT_BACK, delivery, {"delay_s": next_in_s})
+
+
+async def give_back(pool: Pool, deliveries: Sequence[Delivery]) -> None:
+    """Give claims back that nobody has room for; they stay due and do not count as attempts.
+
+    What another process has taken over meanwhile is left to it.
+    """
+    times = [from_slot(delivery.slot) for delivery in deliveries]
+    values = {
+        "event_ids": [delivery.event_id for delivery in deliveries],
+        "channel_ids": [delivery.channel_id for delivery in deliveries],
+        "times": times,
+        "tokens": [delivery.lease_token for delivery in deliveries],
+        "first": min(times),
+        "last": max(times),
+    }
+    with translated():
+        async with pool.connection() as connection:
+            await connection.execute(_GIVE_BACK, values)
 
 
 async def hold(pool: Pool, delivery: Delivery, why: str, next_in_s: float) -> bool:

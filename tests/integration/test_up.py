@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mailbox
 import os
 import re
 import select
@@ -12,6 +13,9 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -153,7 +157,9 @@ def test_a_second_demo_in_the_same_directory_goes_on_where_the_first_one_ended(
     first.environment()
     first.wait_for("results", first.statuses)
     before = first.query("SELECT id, name FROM subscriptions ORDER BY id")
-    inboxes = first.query("SELECT id FROM alert_channels")
+    hooks = "SELECT id FROM alert_channels WHERE channel_type = 'webhook'"
+    mailboxes = "SELECT id FROM alert_channels WHERE channel_type = 'email' ORDER BY id"
+    inboxes, mailed = first.query(hooks), first.query(mailboxes)
     assert first.stop(signal.SIGTERM) == 0
 
     # Its ports are taken this time, so every target and inbox has moved.
@@ -170,12 +176,85 @@ def test_a_second_demo_in_the_same_directory_goes_on_where_the_first_one_ended(
     assert len(configs) == WATCHED
     assert not [config for (config,) in configs if f":{targets.HTTP_PORT}/" in config]
     # Where an inbox is stands sealed in its channel, so a moved one is known by its new id.
-    moved = second.query("SELECT id FROM alert_channels")
+    moved = second.query(hooks)
     assert len(moved) == WATCHED
     assert not set(moved) & set(inboxes)
+    # A mailbox has the same address wherever its server listens.
+    assert second.query(mailboxes) == mailed
+    assert len(mailed) == WATCHED
     # Nothing was due while the demo was off.
     assert second.query("SELECT count(*) FROM history_gaps") == [(0,)]
     assert second.stop() == 0
+
+
+def test_the_demo_s_mails_of_a_fall_and_a_recovery_are_kept_in_its_maildir(
+    tmp_path: Path, ended: list[Up]
+) -> None:
+    demo = Up(tmp_path, "--demo", "--workers", "1")
+    ended.append(demo)
+    url = urlsplit(demo.environment()["LIGHTHOUSE_SMTP_URL"])
+    ids = "SELECT c.id FROM alert_channels c JOIN subscriptions s ON s.id = c.subscription_id"
+    theirs = f"{ids} WHERE s.name = 'flapping' AND channel_type = 'email'"
+    [(channel,)] = demo.wait_for("its channel", lambda: demo.query(theirs))
+
+    def mails(*subjects: str) -> list[EmailMessage]:
+        found = [_mail(path) for path in (demo.data / "mails" / "new").glob("*.eml")]
+        return [mail for mail in found if mail["Subject"] in subjects]
+
+    def both() -> list[EmailMessage]:
+        fall, rise = mails("flapping is down"), mails("flapping is up again")
+        return [fall[0], rise[0]] if fall and rise else []
+
+    demo.wait_for("a mail in Spanish", lambda: mails("failing está caído"))
+    # Two phases at the most, and what its checks and the fleet's start take.
+    demo.wait_for("the fall and the recovery", both, timeout_s=2 * targets.FLAP_S + 45)
+    line = re.compile("(webhook, mail|mail, webhook) +flapping is up again")
+    demo.wait_for("the screen's line", lambda: line.search(demo.out.read_text()))
+    everything = demo.processes()
+    assert demo.stop() == 0
+    assert _none_of(everything, within_s=1.0) == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=2)
+
+    fall, rise = both()  # they outlast the demo
+    keys = [
+        re.fullmatch(r"<([\w-]+)\.([\w-]+)@lighthouse\.example>", m["Message-ID"]) for m in both()
+    ]
+    assert [key and key[2] for key in keys] == [str(channel)] * 2
+    assert len({key and key[1] for key in keys}) == 2  # an event of its own each
+    for mail in (fall, rise):
+        assert mail["To"] == "inbox@lighthouse.example"
+        body = mail.get_body(("plain",))
+        assert body is not None
+        assert "The check of " in body.get_content()
+    every = [_mail(path)["Message-ID"] for path in (demo.data / "mails" / "new").glob("*.eml")]
+    assert len(every) == len(set(every))
+    with contextlib.closing(mailbox.Maildir(demo.data / "mails", create=False)) as kept:
+        assert len(kept) == len(every)
+    assert f"Mails are kept in {demo.data / 'mails'}" in demo.out.read_text()
+
+
+def _mail(path: Path) -> EmailMessage:
+    found = message_from_bytes(path.read_bytes(), policy=default)
+    assert isinstance(found, EmailMessage)
+    return found
+
+
+def test_a_demo_with_a_mail_server_of_the_user_s_mails_nothing_of_its_own(
+    tmp_path: Path, ended: list[Up]
+) -> None:
+    demo = Up(
+        *(tmp_path, "--demo", "--workers", "1"),
+        LIGHTHOUSE_SMTP_URL="smtp://127.0.0.1:1",
+        LIGHTHOUSE_SMTP_FROM="me@example.org",
+    )
+    ended.append(demo)
+    demo.environment()
+    demo.wait_for("results", demo.statuses)
+    found = demo.query("SELECT DISTINCT channel_type::text FROM alert_channels")
+    assert found == [("webhook",)]
+    assert not (demo.data / "mails").exists()
+    assert demo.stop() == 0
 
 
 @contextlib.contextmanager

@@ -105,6 +105,24 @@ def test_the_newest_alerts_stand_first_and_the_oldest_give_way() -> None:
     assert shown == ["7", "6", "5", "4", "3"]
 
 
+def test_an_alert_tells_how_it_came_and_the_mails_where_they_are() -> None:
+    alerts = [
+        Received(at=NOW, title="shop is down", severity="critical", event_id="1"),
+        Received(at=NOW, title="feed is down", severity="", how="mail", event_id="2"),
+        Received(at=NOW, title="shop está caído", severity="", how="mail", event_id="1"),
+        Received(at=NOW, title="feed is down", severity="critical", event_id="2"),
+        Received(at=NOW, title="till is down", severity="critical"),
+    ]
+    text = _drawn(screen.View(title="t", alerts=alerts, mails="/data/mails"))
+    lines = [line.split(maxsplit=1)[1].strip() for line in text.splitlines() if " down" in line]
+    assert lines == [
+        "webhook       till is down",
+        "mail, webhook feed is down",
+        "webhook, mail shop is down · shop está caído",
+    ]
+    assert "Mails are kept in /data/mails" in text
+
+
 def test_trouble_is_one_line_however_long_it_is() -> None:
     text = _drawn(screen.View(title="t", rows=[ROW], troubles=["worker-1 ended: " + "x" * 500]))
     assert len([line for line in text.splitlines() if "worker-1 ended" in line]) == 1

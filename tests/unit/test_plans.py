@@ -63,7 +63,10 @@ def test_a_tier_has_the_monitor_types_of_the_price_list(tier: str, types: set[st
         ("standard", "slack", True),
         ("standard", "webhook", True),
         ("standard", "sms", False),
+        ("standard", "apprise", False),
         ("pro", "sms", True),
+        ("pro", "apprise", True),
+        ("enterprise", "apprise", True),
     ],
 )
 def test_a_tier_has_the_channels_of_the_price_list(tier: str, channel: str, sold: bool) -> None:
