@@ -15,8 +15,15 @@ from lighthouse.errors import UsageError
 
 #: Lengths of a window, in seconds.
 SHORTEST_S, LONGEST_S = 60, 7 * 86_400
-#: Occurrences that are looked through at the most: ten years of days.
-MOST_OCCURRENCES = 3700
+#: Occurrences that are looked through at the most: a century of days.
+MOST_OCCURRENCES = 36_600
+#: The calendar repeats in so many years, while no century lacks its leap day: 1901 to 2099.
+CALENDAR_YEARS = 28
+#: Years in which a window may begin.
+YEARS = range(2000, 2100)
+#: A year whose calendars up to the last one, 9999, are as regular: whatever looks for a day that
+#: never comes ends there.
+_LATE_YEAR = 9960
 
 _PART = re.compile(
     r"(FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)|INTERVAL=[1-9]\d{0,2}|COUNT=[1-9]\d{0,3}"
@@ -42,6 +49,8 @@ def check_window(window: Window) -> None:
         )
     if window.local_start.tzinfo is not None:
         raise UsageError("start: give the local time of the zone, without an offset")
+    if window.local_start.year not in YEARS:
+        raise UsageError(f"start: in the years {YEARS[0]} to {YEARS[-1]}")
     if not SHORTEST_S <= window.duration_s <= LONGEST_S:
         raise UsageError("duration: from 1 minute to 7 days")
     if window.repeat is None:
@@ -53,8 +62,24 @@ def check_window(window: Window) -> None:
         )
     try:
         rrulestr(window.repeat, dtstart=window.local_start)
+        comes = _comes(parts, window.local_start)
     except (ValueError, TypeError) as exc:
         raise UsageError(f"repeat: {exc}") from None
+    if not comes:
+        raise UsageError("repeat: no day is such a day in the next ten years")
+
+
+def _comes(parts: list[str], start: datetime) -> bool:
+    """Whether a rhythm ever falls on a day. dateutil looks for one up to the year 9999, which
+    takes seconds for a 30th of February, so it is asked where that year is near."""
+    year = next(
+        year
+        for year in range(_LATE_YEAR, _LATE_YEAR + CALENDAR_YEARS)
+        if year % 4 == start.year % 4
+        and datetime(year, 1, 1).weekday() == datetime(start.year, 1, 1).weekday()  # noqa: DTZ001
+    )
+    rhythm = ";".join(part for part in parts if not part.startswith("UNTIL="))
+    return next(iter(rrulestr(rhythm, dtstart=start.replace(year=year))), None) is not None
 
 
 def occurrence(window: Window, after: datetime) -> tuple[datetime, datetime] | None:
