@@ -25,9 +25,20 @@ YEARS = range(2000, 2100)
 #: never comes ends there.
 _LATE_YEAR = 9960
 
+_DAY = r"([-+]?[1-5])?(MO|TU|WE|TH|FR|SA|SU)"
+#: Numbers as RFC 5545 has them: dateutil takes others too, and fails at them later.
+_NUMBERS = {
+    "MONTH": r"([1-9]|1[0-2])",
+    "MONTHDAY": r"[-+]?([1-9]|[12]\d|3[01])",
+    "YEARDAY": r"[-+]?([1-9]|[1-9]\d|[12]\d\d|3[0-5]\d|36[0-6])",
+    "WEEKNO": r"[-+]?([1-9]|[1-4]\d|5[0-3])",
+    "SETPOS": r"[-+]?([1-9]|[1-9]\d|[12]\d\d|3[0-5]\d|36[0-6])",
+    "DAY": _DAY,
+}
 _PART = re.compile(
-    r"(FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)|INTERVAL=[1-9]\d{0,2}|COUNT=[1-9]\d{0,3}"
-    r"|UNTIL=\d{8}(T\d{6})?|WKST=[A-Z]{2}|BY(DAY|MONTHDAY|MONTH|YEARDAY|WEEKNO|SETPOS)=[-+A-Z\d,]{1,200})"
+    r"FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)|INTERVAL=[1-9]\d{0,2}|COUNT=[1-9]\d{0,3}"
+    r"|UNTIL=\d{8}(T\d{6})?|WKST=(MO|TU|WE|TH|FR|SA|SU)|"
+    + "|".join(f"BY{name}={one}(,{one}){{0,40}}" for name, one in _NUMBERS.items())
 )
 
 
@@ -60,6 +71,8 @@ def check_window(window: Window) -> None:
         raise UsageError(
             "repeat: an RRULE of days, such as FREQ=WEEKLY;BYDAY=SA or FREQ=MONTHLY;BYMONTHDAY=1"
         )
+    if len({part.partition("=")[0] for part in parts} - {"COUNT", "UNTIL"}) < len(parts) - 1:
+        raise UsageError("repeat: each part once, and COUNT or UNTIL, not both")
     try:
         rrulestr(window.repeat, dtstart=window.local_start)
         comes = _comes(parts, window.local_start)
