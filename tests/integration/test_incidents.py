@@ -314,7 +314,7 @@ async def test_a_flapping_target_has_one_notice_and_its_changes_wait(pool: Pool)
     found = await rows(
         pool,
         "SELECT round(extract(epoch FROM time) * 1000)::bigint, alert_type::text,"
-        " coalesce(context->>'flapping', 'false') FROM alert_history ORDER BY time, alert_type",
+        " coalesce(context->>'flapping', 'false') FROM alert_history ORDER BY time, 2 DESC",
     )
     assert found == [
         (at[1], "downtime", "false"),
