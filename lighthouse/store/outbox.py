@@ -143,11 +143,18 @@ _END = "state = %(state)s::delivery_state, next_attempt_at = NULL, failed_reason
 _MARK_END = _MARK.format(changes=f"{_END}, attempt = greatest(attempt - 1, 0)")
 _MARK_LAST = _MARK.format(changes=f"{_END}, held = NULL," + _TRIED.format(ok="false"))
 
-_CHECK_TOLD = """
-UPDATE check_history SET alert_sent_at = now()
- WHERE subscription_id = %(subscription_id)s AND time = %(time)s AND alert_sent_at IS NULL
-"""
-_CHANNEL_USED = "UPDATE alert_channels SET last_used_at = now() WHERE id = %(channel_id)s"
+# One statement, and so one round trip and one commit, for each message that was sent. The check's
+# row is found by its primary key.
+_TOLD = f"""
+WITH marked AS ({_MARK_SENT} RETURNING channel_id), used AS (
+    UPDATE alert_channels c SET last_used_at = now() FROM marked m WHERE c.id = m.channel_id
+), told AS (
+    UPDATE check_history SET alert_sent_at = now()
+     WHERE subscription_id = %(subscription_id)s AND time = %(time)s AND alert_sent_at IS NULL
+       AND EXISTS (SELECT FROM marked)
+)
+SELECT count(*) FROM marked
+"""  # noqa: S608
 # Only as it was when it failed: a configuration repaired meanwhile stays on.
 _DISABLE = """
 UPDATE alert_channels
@@ -304,6 +311,7 @@ def _circumstances(row: dict[str, Any]) -> Circumstances:
         holdable=row["subscription_id"] != OPERATOR and alert not in _UNHELD,
         begins=row["incident_id"] is not None and alert is not AlertType.RECOVERY,
         reminder="reminder" in context,
+        reminds="remind_every_s" in (row["alerting"] or {}),
         escalates=bool(row["escalate_after_s"]),
         uncertain=row["attempt"] > 1,
         closed=row["closed"],
@@ -350,17 +358,19 @@ async def mark_sent(pool: Pool, delivery: Delivery, detail: str) -> bool:
     What goes on and is not acknowledged is told again, where its owner wants that.
     """
     values = {**_key(delivery), "answer": _answer(detail)}
+    reminds = delivery.circumstances.begins and delivery.circumstances.reminds
     with translated():
+        if not reminds:
+            async with pool.connection() as connection:
+                cursor = await connection.execute(_TOLD.encode(), values)
+                return bool(await cursor.fetchone() == (1,))
         async with pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_MARK_SENT.encode(), values)
-            if cursor.rowcount != 1:
+            cursor = await connection.execute(_TOLD.encode(), values)
+            if await cursor.fetchone() == (0,):
                 return False
-            await connection.execute(_CHANNEL_USED, values)
-            await connection.execute(_CHECK_TOLD, values)
-            if delivery.circumstances.begins:
-                await _remind(connection, delivery)
-                if delivery.circumstances.reminder:
-                    await connection.execute(_SPEND, values)
+            await _remind(connection, delivery)
+            if delivery.circumstances.reminder:
+                await connection.execute(_SPEND, values)
             return True
 
 

@@ -65,9 +65,7 @@ async def a_downtime(pool: Pool, url: str) -> UUID:
         ("before send", 1),
         ("after send", 2),
         ("before mark", 2),
-        ("after mark", 2),  # in its transaction
-        ("before commit", 2),
-        ("after commit", 1),
+        ("after mark", 1),
     ],
 )
 async def test_a_courier_killed_at_any_step_of_a_delivery_loses_nothing(
@@ -84,6 +82,27 @@ async def test_a_courier_killed_at_any_step_of_a_delivery_loses_nothing(
     assert await rows(
         pool, "SELECT alert_triggered, alert_sent_at IS NOT NULL FROM check_history"
     ) == [(True, True)]
+
+
+@pytest.mark.parametrize(
+    ("step", "requests"), [("after mark", 2), ("before commit", 2), ("after commit", 1)]
+)
+async def test_a_courier_killed_inside_the_marks_transaction_neither_marks_nor_reminds(
+    pool: Pool, migrated_url: str, killer: Killer, step: str, requests: int
+) -> None:
+    """Only where a reminder is written with the mark are there two statements to come between."""
+    async with Receiver() as receiver:
+        one = await a_target(pool, alerting={"remind_every_s": 3600}, hook=f"{receiver.base}/ok")
+        await record(pool, [seen(one, await now_slot(pool) - MINUTE, DOWN)])
+        assert await killer.deliver(migrated_url, step)
+        marked = [("downtime", "sent", None), ("downtime", "pending", None)]
+        assert await states(pool, one) == (marked if step == "after commit" else marked[1:])
+        await rows(pool, "UPDATE alert_history SET lease_until = now() WHERE attempt > 0")
+        async with Sender(settings()) as sender:
+            await Courier(pool, sender).deliver_due()
+        assert await states(pool, one) == marked
+    assert len(receiver.ids) == requests
+    assert len(set(receiver.ids)) == 1
 
 
 async def test_wherever_a_courier_is_killed_every_event_ends_on_every_channel(

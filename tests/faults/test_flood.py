@@ -4,16 +4,13 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID
 
-from lighthouse.channels import Sender
-from lighthouse.fleet.delivery import Courier
 from lighthouse.store.budgets import Limits
-from lighthouse.store.pool import Pool, open_pool
+from lighthouse.store.pool import Pool
 from lighthouse.store.record import record
-from tests.support.couriers import rows, settings
+from tests.support.couriers import rows
+from tests.support.killed import Killer
 from tests.support.raw_receiver import RawReceiver
 from tests.support.targets import DOWN, MINUTE, now_slot, seen
 
@@ -47,18 +44,6 @@ async def many_targets(pool: Pool, url: str) -> list[UUID]:
     return [id_ for (id_,) in found]
 
 
-@asynccontextmanager
-async def two_couriers(url: str) -> AsyncIterator[list[Courier]]:
-    """With pools of their own, as two workers have."""
-    async with AsyncExitStack() as stack:
-        couriers = []
-        for _ in range(2):
-            pool = await stack.enter_async_context(open_pool(url))
-            sender = await stack.enter_async_context(Sender(settings(20.0)))
-            couriers.append(Courier(pool, sender))
-        yield couriers
-
-
 async def test_ten_thousand_downtimes_are_each_told_once(pool: Pool, migrated_url: str) -> None:
     with RawReceiver() as receiver:
         ids = await many_targets(pool, f"{receiver.base}/")
@@ -75,8 +60,10 @@ async def test_ten_thousand_downtimes_are_each_told_once(pool: Pool, migrated_ur
         events = await asyncio.gather(recorder(ids[::2]), recorder(ids[1::2]))
         recorded = time.monotonic()
         assert sum(events) == TARGETS
-        async with two_couriers(migrated_url) as couriers:
-            sent = await asyncio.gather(*(one.deliver_due() for one in couriers))
+        with Killer() as one, Killer() as two:  # couriers in processes of their own, killed never
+            killed = await asyncio.gather(
+                *(courier.deliver(migrated_url, "never") for courier in (one, two))
+            )
         delivered = time.monotonic()
 
         print(
@@ -85,7 +72,7 @@ async def test_ten_thousand_downtimes_are_each_told_once(pool: Pool, migrated_ur
             f" all in {delivered - began:.1f} s"
         )
         told = receiver.messages()
-    assert sum(sent) == TARGETS
+    assert killed == [False, False]
     assert delivered - began < MOST_S
     assert await rows(pool, "SELECT state::text, count(*) FROM alert_history GROUP BY 1") == [
         ("sent", TARGETS)
