@@ -144,14 +144,15 @@ _MARK_END = _MARK.format(changes=f"{_END}, attempt = greatest(attempt - 1, 0)")
 _MARK_LAST = _MARK.format(changes=f"{_END}, held = NULL," + _TRIED.format(ok="false"))
 
 # One statement, and so one round trip and one commit, for each message that was sent. The check's
-# row is found by its primary key.
+# row is found by its primary key, by a join: TimescaleDB cannot plan an UPDATE of a hypertable that
+# asks for another CTE's rows by EXISTS.
 _TOLD = f"""
-WITH marked AS ({_MARK_SENT} RETURNING channel_id), used AS (
+WITH marked AS ({_MARK_SENT} RETURNING channel_id, subscription_id, time), used AS (
     UPDATE alert_channels c SET last_used_at = now() FROM marked m WHERE c.id = m.channel_id
 ), told AS (
-    UPDATE check_history SET alert_sent_at = now()
-     WHERE subscription_id = %(subscription_id)s AND time = %(time)s AND alert_sent_at IS NULL
-       AND EXISTS (SELECT FROM marked)
+    UPDATE check_history h SET alert_sent_at = now() FROM marked m
+     WHERE h.subscription_id = m.subscription_id AND h.time = m.time AND h.time = %(time)s
+       AND h.alert_sent_at IS NULL
 )
 SELECT count(*) FROM marked
 """  # noqa: S608
