@@ -430,6 +430,9 @@ class Circumstances:
     holdable: bool = False  #: of a target: maintenance and parents hold it
     begins: bool = False  #: it tells of an incident that began or grew worse
     reminder: bool = False
+    reminds: bool = False  #: the owner wants reminders
+    escalates: bool = False  #: the channel hears of what lasts and nobody has acknowledged
+    uncertain: bool = False  #: it may have been told: a courier tried, or died with it
     closed: bool = False  #: the incident has ended
     acknowledged: bool = False
     watched: bool = True  #: the subscription is active

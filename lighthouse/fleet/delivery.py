@@ -39,6 +39,8 @@ LEASE_MARGIN_S = 20.0
 MARK_S = 5.0
 #: Seconds that the end of an incident waits for the news of its beginning, which is on its way.
 OVERTAKE_S = 0.5
+#: Seconds in which lanes that end are cleared together: a claim costs as much as a delivery.
+TOGETHER_S = 0.05
 #: Ends that somebody would want to know of.
 _LOST = (DeliveryState.GAVE_UP, DeliveryState.CHANNEL_REMOVED)
 #: Seconds between tries to mark while PostgreSQL is away.
@@ -164,10 +166,12 @@ class Courier:
                 del self._waiting[name]
 
     async def _landing(self) -> None:
-        """Wait until a lane is done or a new call came."""
+        """Wait until a lane is done, and those that follow at once, or a new call came."""
         hint = asyncio.create_task(self._again.wait())
         try:
             await asyncio.wait({hint, *self._lanes.values()}, return_when=asyncio.FIRST_COMPLETED)
+            if not hint.done():
+                await asyncio.wait({hint, *self._lanes.values()}, timeout=TOGETHER_S)
         finally:
             hint.cancel()
 

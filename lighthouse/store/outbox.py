@@ -39,7 +39,7 @@ from lighthouse.store.events import (
     enqueue_operator,
     operator_event_id,
 )
-from lighthouse.store.pool import Pool, translated
+from lighthouse.store.pool import Connection, Pool, translated
 from lighthouse.verdict import calm_ms
 
 __all__ = ["Alert", "Event", "Overtaken", "Try", "alerts", "claim", "due_count", "enqueue"]
@@ -93,7 +93,7 @@ SELECT a.event_id, a.channel_id, a.time, a.subscription_id, a.alert_type, a.seve
        s.check_interval_seconds, i.opened_at, i.closed_at IS NOT NULL AS closed,
        i.acknowledged_at IS NOT NULL AS acknowledged, st.since,
        c.id AS found_id, c.channel_type, c.channel_config, c.enabled, c.min_severity,
-       c.metadata AS channel_metadata,
+       c.metadata AS channel_metadata, c.escalate_after_s,
        (SELECT max(w.ends_at) FROM maintenance_windows w
          WHERE w.user_id = s.user_id AND coalesce(w.subscription_id, s.id) = s.id
            AND w.starts_at <= now() AND w.ends_at > now()) AS maintenance_until,
@@ -169,11 +169,19 @@ _END = "state = %(state)s::delivery_state, next_attempt_at = NULL, failed_reason
 _MARK_END = _MARK.format(changes=f"{_END}, attempt = greatest(attempt - 1, 0)")
 _MARK_LAST = _MARK.format(changes=f"{_END}, held = NULL," + _TRIED.format(ok="false"))
 
-_CHECK_TOLD = """
-UPDATE check_history SET alert_sent_at = now()
- WHERE subscription_id = %(subscription_id)s AND time = %(time)s AND alert_sent_at IS NULL
-"""
-_CHANNEL_USED = "UPDATE alert_channels SET last_used_at = now() WHERE id = %(channel_id)s"
+# One statement, and so one round trip and one commit, for each message that was sent. The check's
+# row is found by its primary key, by a join: TimescaleDB cannot plan an UPDATE of a hypertable that
+# asks for another CTE's rows by EXISTS.
+_TOLD = f"""
+WITH marked AS ({_MARK_SENT} RETURNING channel_id, subscription_id, time), used AS (
+    UPDATE alert_channels c SET last_used_at = now() FROM marked m WHERE c.id = m.channel_id
+), told AS (
+    UPDATE check_history h SET alert_sent_at = now() FROM marked m
+     WHERE h.subscription_id = m.subscription_id AND h.time = m.time AND h.time = %(time)s
+       AND h.alert_sent_at IS NULL
+)
+SELECT count(*) FROM marked
+"""  # noqa: S608
 # Only as it was when it failed: a configuration repaired meanwhile stays on.
 _DISABLE = """
 UPDATE alert_channels
@@ -204,6 +212,21 @@ SELECT date_trunc('milliseconds', now()), %(lost_event)s, channel_id, %(subscrip
     ON CONFLICT DO NOTHING
 """
 
+# An incident may be told of more than once (a balance that is low, then critical), and two couriers
+# may mark at once: the incident is locked, in a statement before the snapshot that looks for a
+# reminder which waits already. No row: there is nothing to remind of.
+_LOCK_INCIDENT = """
+SELECT i.id FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+ WHERE i.id = %(incident_id)s AND i.closed_at IS NULL AND i.acknowledged_at IS NULL
+   AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
+   FOR NO KEY UPDATE OF i
+"""
+# By idx_alert_history_incident.
+_REMINDERS = """
+SELECT count(*), count(*) FILTER (WHERE state = 'pending') FROM alert_history
+ WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND context ? 'reminder'
+"""
 # In the transaction that ended the one before it, so that a chain of reminders neither breaks nor
 # doubles. Its time is when it is due.
 _REMIND = """
@@ -216,8 +239,7 @@ SELECT d.at, %(reminder_id)s, %(channel_id)s, s.id, i.kind, i.severity, %(title)
  CROSS JOIN LATERAL (
        SELECT date_trunc('milliseconds', now() + make_interval(
            secs => (s.alerting->>'remind_every_s')::float8)) AS at) d
- WHERE i.id = %(incident_id)s AND i.closed_at IS NULL AND i.acknowledged_at IS NULL
-   AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
+ WHERE i.id = %(incident_id)s
     ON CONFLICT DO NOTHING
 """
 _SPEND = """
@@ -229,10 +251,11 @@ SELECT id, date_trunc('hour', now(), 'UTC'), 1
     ON CONFLICT (owner_id, hour) DO UPDATE SET used = alert_budgets.used + 1
 """
 
-# A row that nobody holds is overtaken; one on its way right now is waited for.
+# A row that nobody holds is overtaken; one on its way right now is waited for. What was tried, or
+# was in the hands of a courier that died, may have been told: its end is told as well.
 _OVERTAKE = """
 UPDATE alert_history
-   SET state = CASE WHEN held IS NULL AND NOT context ? 'reminder' THEN 'merged'
+   SET state = CASE WHEN attempt > 0 OR held IS NULL AND NOT context ? 'reminder' THEN 'merged'
                     ELSE 'suppressed' END::delivery_state,
        failed_reason = 'it ended before it was told', next_attempt_at = NULL,
        lease_until = NULL, lease_token = NULL
@@ -322,6 +345,9 @@ def _circumstances(row: dict[str, Any]) -> Circumstances:
         holdable=row["subscription_id"] != OPERATOR and alert not in _UNHELD,
         begins=row["incident_id"] is not None and alert is not AlertType.RECOVERY,
         reminder="reminder" in context,
+        reminds="remind_every_s" in (row["alerting"] or {}),
+        escalates=bool(row["escalate_after_s"]),
+        uncertain=row["attempt"] > 1,
         closed=row["closed"],
         acknowledged=row["acknowledged"],
         watched=bool(row["watched"]),
@@ -365,18 +391,20 @@ async def mark_sent(pool: Pool, delivery: Delivery, detail: str) -> bool:
 
     What goes on and is not acknowledged is told again, where its owner wants that.
     """
-    values = {**_key(delivery), **_reminder(delivery), "answer": _answer(detail)}
+    values = {**_key(delivery), "answer": _answer(detail)}
+    reminds = delivery.circumstances.begins and delivery.circumstances.reminds
     with translated():
+        if not reminds:
+            async with pool.connection() as connection:
+                cursor = await connection.execute(_TOLD.encode(), values)
+                return bool(await cursor.fetchone() == (1,))
         async with pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_MARK_SENT.encode(), values)
-            if cursor.rowcount != 1:
+            cursor = await connection.execute(_TOLD.encode(), values)
+            if await cursor.fetchone() == (0,):
                 return False
-            await connection.execute(_CHANNEL_USED, values)
-            await connection.execute(_CHECK_TOLD, values)
-            if delivery.incident_id is not None and delivery.alert_type is not AlertType.RECOVERY:
-                await connection.execute(_REMIND, values)
-                if delivery.circumstances.reminder:
-                    await connection.execute(_SPEND, values)
+            await _remind(connection, delivery)
+            if delivery.circumstances.reminder:
+                await connection.execute(_SPEND, values)
             return True
 
 
@@ -433,7 +461,6 @@ async def mark_end(
     """
     values = {
         **_key(delivery),
-        **_reminder(delivery),
         "state": state.value,
         "reason": _answer(reason),
         "answer": None if answer is None else _answer(answer),
@@ -445,8 +472,8 @@ async def mark_end(
             if cursor.rowcount != 1:
                 return False
             again = state is DeliveryState.GAVE_UP and not disable_channel
-            if again and delivery.incident_id is not None:
-                await connection.execute(_REMIND, values)
+            if again and delivery.circumstances.begins:
+                await _remind(connection, delivery)
             if disable_channel and delivery.channel is not None:
                 config = Jsonb(dict(delivery.channel.channel_config))
                 cursor = await connection.execute(_DISABLE, {**values, "config": config})
@@ -481,15 +508,29 @@ def _key(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _reminder(delivery: Delivery) -> dict[str, Any]:
-    """The next reminder after a delivery of an incident."""
-    number = int(delivery.context.get("reminder", 0)) + 1
-    return {
-        "reminder_id": uuid5(EVENT_NAMESPACE, f"reminder:{delivery.incident_id}:{number}"),
-        "title": delivery.title,
-        "message": delivery.message,
-        "context": Jsonb({**delivery.context, "reminder": number}),
-    }
+async def _remind(connection: Connection, delivery: Delivery) -> None:
+    """Write the next reminder of a delivery's incident, where its owner wants one."""
+    values = {**_key(delivery), "opened_at": delivery.opened_at}
+    cursor = await connection.execute(_LOCK_INCIDENT, values)
+    if cursor.rowcount != 1:
+        return
+    row = await (await connection.execute(_REMINDERS, values)).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate always has its row
+    reminders, waiting = row
+    if waiting:
+        return
+    number = reminders + 1
+    key = f"reminder:{delivery.incident_id}:{number}"
+    await connection.execute(
+        _REMIND,
+        {
+            **values,
+            "reminder_id": uuid5(EVENT_NAMESPACE, key),
+            "title": delivery.title,
+            "message": delivery.message,
+            "context": Jsonb({**delivery.context, "reminder": number}),
+        },
+    )
 
 
 async def _mark(pool: Pool, query: str, delivery: Delivery, values: dict[str, Any]) -> bool:
