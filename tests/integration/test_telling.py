@@ -208,6 +208,9 @@ async def test_a_child_that_is_still_down_when_its_parent_is_back_is_told(pool: 
         assert heard(receiver, "/child") == []
         await find(pool, parent, UP, 1)
         await deliver(pool)
+        assert heard(receiver, "/child") == []  # its own next check mostly says that it is over
+        await find(pool, child, DOWN, 0.5)
+        await deliver(pool)
         assert heard(receiver, "/child") == ["downtime"]
         await find(pool, child, UP)
         await deliver(pool)
@@ -632,3 +635,25 @@ async def test_what_an_hours_limit_withheld_is_not_sent_nor_is_its_end(pool: Poo
             await record(pool, [seen(one, slot + number * MINUTE, UP if number % 2 else DOWN)])
             await deliver(pool)
     assert heard(receiver) == ["downtime", "recovery"] * 20
+
+
+async def test_who_hears_that_it_is_down_is_not_told_afterwards_that_it_was_up_before(
+    pool: Pool,
+) -> None:
+    async with Receiver() as receiver:
+        one = await a_target(pool, hook=f"{receiver.base}/ok")
+        await find(pool, one, DOWN, 6)
+        assert await deliver(pool) == 1
+        await find(pool, one, UP, 5)
+        await rows(  # its service refused it, and it waits for its next try
+            pool,
+            "UPDATE alert_history SET attempt = 1, next_attempt_at = now() + interval '1 hour'"
+            " WHERE state = 'pending'",
+        )
+        await find(pool, one, DOWN, 4)
+        assert await deliver(pool, due=False) == 1
+        assert await deliver(pool) == 0
+        await find(pool, one, UP, 3)
+        assert await deliver(pool) == 1
+    assert heard(receiver) == ["downtime", "downtime", "recovery"]
+    assert [state for _, state, _ in await states(pool, one)] == ["sent", "merged", "sent", "sent"]
