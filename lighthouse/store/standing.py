@@ -110,6 +110,7 @@ SELECT count(*) FROM check_history
 
 # The newest partitions of alert_history only: nothing pending is older, and what is given up was
 # pending until then.
+# What was given up is found by idx_alert_history_gave_up, what waits by idx_alert_history_pending.
 _FIGURES = f"""
 SELECT clock_timestamp(),
        (SELECT (value->>'slot')::bigint FROM fleet_state WHERE key = %(watermark)s),
