@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from lighthouse.model import (
     Certificate,
     CheckStatus,
@@ -24,8 +26,15 @@ from lighthouse.store.record import record
 from tests.conftest import Command
 from tests.support.commands import add, as_json, good, refused, run
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime.now(UTC)
 EXPIRES = datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _now() -> None:
+    """Each test's own: rows of a while ago would count as stale."""
+    global NOW
+    NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def on(url: str, work: Callable[[Pool], Awaitable[Any]]) -> Any:
@@ -36,10 +45,10 @@ def on(url: str, work: Callable[[Pool], Awaitable[Any]]) -> Any:
     return asyncio.run(opened())
 
 
-def found_down(id_: UUID, at: datetime = NOW) -> Result:
+def found_down(id_: UUID, at: datetime | None = None) -> Result:
     return Result(
         subscription_id=id_,
-        slot=to_slot(at),
+        slot=to_slot(at or NOW),
         status=CheckStatus.FAILURE,
         http_status=503,
         latency_ms=40.0,
@@ -62,7 +71,7 @@ def found_down(id_: UUID, at: datetime = NOW) -> Result:
     )
 
 
-def down(url: str, *ids: UUID, at: datetime = NOW) -> None:
+def down(url: str, *ids: UUID, at: datetime | None = None) -> None:
     on(url, lambda pool: record(pool, [found_down(id_, at) for id_ in ids]))
 
 
