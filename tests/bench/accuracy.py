@@ -83,8 +83,9 @@ def measure(*, share: float, seconds: float, warm_s: float, first: int, most: in
 
 def _subscribe(fleet: Fleet, number: int, warm_s: float, lot: str) -> dict[UUID, str]:
     """Subscriptions by the path that the target knows them by."""
+    urls = [fleet.url(f"/{lot}/{n}") for n in range(number)]
     ids = fleet.subscribe(
-        number, interval_s=INTERVAL_S, path=f"/{lot}/{{n}}", timeout=TIMEOUT_S, retries=0
+        number, interval_s=INTERVAL_S, path=f"/{lot}", urls=urls, timeout=TIMEOUT_S, retries=0
     )
     time.sleep(warm_s + INTERVAL_S / 2)
     return {subscription_id: f"/{lot}/{n}" for n, subscription_id in enumerate(ids)}

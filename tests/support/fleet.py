@@ -89,9 +89,18 @@ class Fleet:
     def start_beat(self, name: str = "beat") -> None:
         self.run(name, sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "beat")
 
-    def start_worker(self, name: str = "w1", queues: str = "", **environment: str) -> None:
+    def start_worker(
+        self,
+        name: str = "w1",
+        queues: str = "",
+        *,
+        within: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """`within`: a command that runs the worker, as in a network namespace."""
         self.run(
             name,
+            *within,
             *(sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "worker"),
             *("-n", f"{name}@%h", "--without-gossip", "--without-mingle"),
             *(("-Q", queues) if queues else ()),
@@ -133,18 +142,21 @@ class Fleet:
         interval_s: int = 10,
         path: str = "/ok",
         webhook: str | Mapping[str, Any] | None = None,
+        urls: Sequence[str] = (),
         **config: Any,
     ) -> list[UUID]:
         """Make subscriptions of one wallet, as fast as the database takes them.
 
-        `{n}` in the path is the number of each.
+        `urls`: where they point in turn, instead of our own target.
         """
-        return asyncio.run(self._subscribe(number, interval_s, path, webhook, config))
+        at = urls or (self.url(path),)
+        return asyncio.run(self._subscribe(number, interval_s, at, path, webhook, config))
 
     async def _subscribe(
         self,
         number: int,
         interval_s: int,
+        urls: Sequence[str],
         path: str,
         webhook: str | Mapping[str, Any] | None,
         config: dict[str, Any],
@@ -156,11 +168,7 @@ class Fleet:
                     NewSubscription(
                         wallet="0x" + "a" * 40,
                         type=MonitorType.HTTP,
-                        config={
-                            "url": self.url(path.format(n=first + n)),
-                            "timeout": 3.0,
-                            **config,
-                        },
+                        config={"url": urls[(first + n) % len(urls)], "timeout": 3.0, **config},
                         tier=Tier.ENTERPRISE,
                         interval_s=interval_s,
                         name=f"{path} {interval_s} {first + n}",

@@ -1,6 +1,6 @@
 """A target of our own: one process that answers as its path says, fast enough to be no limit.
 
-    python -m tests.support.target PORT [CERTIFICATE KEY]
+    python -m tests.support.target [HOST:]PORT [CERTIFICATE KEY]
 
 /ok answers 200, /fail 500, /hang never, /toggle 200 or 500 as `POST /toggle/up|down` last said.
 """
@@ -44,15 +44,18 @@ class Target(asyncio.Protocol):
         self._transport.close()
 
 
-async def serve(port: int, certificate: str | None = None, key: str | None = None) -> None:
+async def serve(place: str, certificate: str | None = None, key: str | None = None) -> None:
+    host, _, port = place.rpartition(":")
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Target, "127.0.0.1", port, backlog=4096, ssl=context)
+    server = await loop.create_server(
+        Target, host or "127.0.0.1", int(port), backlog=4096, ssl=context
+    )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), *sys.argv[2:4]))
+    uvloop.run(serve(*sys.argv[1:4]))
