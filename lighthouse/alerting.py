@@ -24,7 +24,9 @@ class _Part(BaseModel):
 class LatencyWarning(_Part):
     """Warn while the median of the latest successful checks is too slow."""
 
-    warn_ms: float = Field(gt=0, description="Milliseconds at which the median is too slow.")
+    warn_ms: float = Field(
+        gt=0, le=3_600_000, description="Milliseconds at which the median is too slow."
+    )
     checks: int = Field(
         default=5, ge=3, le=MOST_CHECKS, description="How many successful checks the median is of."
     )

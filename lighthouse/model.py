@@ -165,6 +165,7 @@ class Reason(StrEnum):
     PROBER_BROWSER = "prober_browser"
     PROBER_BUG = "prober_bug"
     PROBER_UNPROVED = "prober_unproved"
+    PROBER_UNCONFIRMED = "prober_unconfirmed"  #: another worker reached what this one did not
     UNSTORABLE = "unstorable"
 
 
@@ -429,6 +430,9 @@ class Circumstances:
     holdable: bool = False  #: of a target: maintenance and parents hold it
     begins: bool = False  #: it tells of an incident that began or grew worse
     reminder: bool = False
+    reminds: bool = False  #: the owner wants reminders
+    escalates: bool = False  #: the channel hears of what lasts and nobody has acknowledged
+    uncertain: bool = False  #: it may have been told: a courier tried, or died with it
     closed: bool = False  #: the incident has ended
     acknowledged: bool = False
     watched: bool = True  #: the subscription is active
@@ -479,3 +483,20 @@ class Answer:
     gone: bool = False  #: the address has ceased to exist: nothing may be sent there any more
     tried: bool = True  #: False: held back before anything was sent
     unreadable: bool = False  #: the stored configuration cannot be read: the operator's matter
+    silent: bool = False  #: no connection, or no answer in time: what is wrong is the host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What a service publishes as its limit: one message costs so many seconds of its turn."""
+
+    key: str  #: what is limited: a chat, a bot, a number, an address
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Whether a message may go to its address."""
+
+    mine: bool
+    wait_s: float  #: before it goes when the turn is mine, else before it may ask again

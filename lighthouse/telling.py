@@ -50,11 +50,11 @@ def decide(found: Circumstances) -> Tell | Hold | LetGo:
         if found.now < found.still_until:
             return Hold(why=FLAPPING, seconds=_until(found.still_until, found.now))
     if found.begins and found.closed:
-        if found.held is not None or found.reminder:
+        if (found.held is not None or found.reminder) and not found.uncertain:
             why = f"it ended before it was told ({found.held or 'reminder'})"
             return LetGo(state=DeliveryState.SUPPRESSED, reason=why)
         return LetGo(state=DeliveryState.MERGED, reason="it ended before it was told")
-    if found.held == ESCALATION or found.reminder:
+    if found.escalates or found.held == ESCALATION or found.reminder:
         if found.acknowledged:
             return LetGo(state=DeliveryState.SUPPRESSED, reason="it was acknowledged")
         if not found.watched:

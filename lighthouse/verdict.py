@@ -97,9 +97,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a flush knows of a subscription beside its rows; all of its newest result."""
+    """What a flush knows of a subscription beside its rows: of its newest judged result."""
 
-    slot: int
+    slot: int  #: of that result
     bounds: Bounds | None = None
     certificate: Certificate | None = None
 
@@ -210,12 +210,12 @@ def judge(
                     },
                 )
             )
-    if latest:
+    # What comes late changes nothing that a newer row has decided: the next newest one judges anew.
+    if latest and latest[0].slot <= found.slot:
         now, more = _judge_latency(now, latest, alerting)
         events += more
         now, more = _judge_balance(now, latest[0], found.bounds)
         events += more
-    if found.certificate is not None:
         now, more = _judge_certificate(now, found.certificate, found.slot, alerting)
         events += more
     return Judgement(belief=now, transition=transition, events=tuple(events))
@@ -264,6 +264,10 @@ def _judge_latency(
     rows = [row for row in latest if row.latency_ms is not None and not row.status.down]
     rows = rows[: policy.checks]
     middle = median(row.latency_ms or 0.0 for row in rows) if rows else 0.0
+    # A change comes with an answer of its own kind, so that a recorder may leave others alone.
+    slow_answer = (latest[0].latency_ms or 0.0) >= policy.warn_ms
+    if slow_answer == belief.slow:
+        return belief, []
     if belief.slow:
         slow = middle >= policy.warn_ms * SLOW_ENDS
     else:
@@ -273,7 +277,7 @@ def _judge_latency(
     event = Event(
         alert=AlertType.HIGH_LATENCY if slow else AlertType.RECOVERY,
         about=AlertType.HIGH_LATENCY,
-        slot=rows[0].slot if rows else latest[0].slot,
+        slot=latest[0].slot,
         first_slot=rows[-1].slot if slow else latest[0].slot,
         severity=Severity.WARNING,
         opens=slow,
@@ -327,8 +331,10 @@ def threshold(days: Sequence[int], left: timedelta) -> int | None:
 
 
 def _judge_certificate(
-    belief: Belief, certificate: Certificate, slot: int, alerting: Alerting
+    belief: Belief, certificate: Certificate | None, slot: int, alerting: Alerting
 ) -> tuple[Belief, list[Event]]:
+    if certificate is None:
+        return belief, []
     left = certificate.expires_at - from_slot(slot)
     reached = threshold(alerting.certificate_days, left)
     told = belief.certificates.get(certificate.fingerprint)

@@ -5,6 +5,7 @@ A new channel type is a file with a configuration and an async function, and a l
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,6 +15,7 @@ from lighthouse.channels import apprise, discord, email, slack, sms, telegram, w
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http
 from lighthouse.channels.operators import read_channels, refused
+from lighthouse.channels.pacing import Pacer
 from lighthouse.channels.templates import LANGUAGES, Message, check_timezone, compose, compose_test
 from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError, SealedError, SettingsError
@@ -107,15 +109,16 @@ def _kind(type_: ChannelType) -> Kind:
 class Sender:
     """Sends messages on the event loop that it was entered on. Not thread-safe.
 
-    `operator_channels` maps the ids of the channels that stand in the settings. Making a sender
-    raises SettingsError when that setting is wrong.
+    `operator_channels` maps the ids of the channels that stand in the settings; `pacer` is what all
+    senders of the fleet share, and None lets this one pace itself. Making a sender raises
+    SettingsError when that setting is wrong.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, pacer: Pacer | None = None) -> None:
         self._settings = settings
         self._keys = Keyring(settings.secret_keys)
         self.operator_channels = {c.id: c for c in operator_channels(settings)}
-        self._http = Http(settings)
+        self._http = Http(settings, pacer)
         #: The longest that `send` takes, in seconds.
         self.longest_send_s = self._http.longest_s
 
@@ -130,6 +133,18 @@ class Sender:
         traceback: TracebackType | None,
     ) -> None:
         await self._http.__aexit__(kind, error, traceback)
+
+    def bulkhead(self, channel: Channel) -> str:
+        """What a channel shares its fate with: "discord", or "webhook:host" for a host of its own.
+
+        The operator's channels share it with none of the tenants': "operator:discord".
+        """
+        own = "operator:" if channel.id in self.operator_channels else ""
+        kind = channel.channel_type
+        host = None
+        with suppress(ConfigError):  # it reaches no host at all
+            host = parse_config(kind, channel.channel_config, self._keys).foreign_host
+        return f"{own}{kind.value}" + (f":{host}" if host is not None else "")
 
     async def send(self, delivery: Delivery) -> Answer:
         """Send one delivery, once. What its service or its configuration does never raises.

@@ -15,13 +15,15 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import sha256
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from lighthouse.channels.config import ChannelConfig
-from lighthouse.channels.http import PATIENCE_S, Http, failed, held
+from lighthouse.channels.http import PATIENCE_S, Http, failed, held, silent
 from lighthouse.channels.templates import Message
 from lighthouse.channels.texts import clean, clip, one_line
 from lighthouse.configs import Secret
@@ -76,6 +78,14 @@ class AppriseConfig(ChannelConfig):
             raise ValueError(f"{scheme}:// only leads to other URLs; give the service's own")
         return url
 
+    @property
+    def foreign_host(self) -> str:
+        """What stands for the host, which for many services is a token: it must not be read."""
+        with suppress(ValueError):
+            split = urlsplit(self.url)
+            return sha256(f"{split.scheme} {split.hostname}".encode()).hexdigest()[:16]
+        return ""
+
 
 def installed(settings: Settings) -> None:
     """Make sure that the operator allows the type and has the library. Raises SettingsError."""
@@ -115,8 +125,8 @@ async def send(http: Http, config: AppriseConfig, message: Message) -> Answer:
         "body": body(message),
         "kind": "success" if message.kind == AlertType.RECOVERY else _KINDS[message.severity],
     }
-    async with http.turn(config.url, at_once=1) as gate:
-        return gate if isinstance(gate, Answer) else await http.keep(Children).send(job)
+    async with http.turn(config.url, at_once=1) as refused:
+        return refused if refused is not None else await http.keep(Children).send(job)
 
 
 def body(message: Message) -> str:
@@ -208,7 +218,7 @@ class Child:
             answer = self.ask(job, timeout_s)
         except TimeoutError:
             self.close()
-            return failed(f"no answer within {timeout_s:g} s")
+            return silent(f"no answer within {timeout_s:g} s")
         except OSError:
             self.close()
             return failed("the process that runs apprise ended")

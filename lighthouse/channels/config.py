@@ -1,6 +1,6 @@
 """What every channel shares. Nothing of it prints: a webhook's URL is a password."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
@@ -32,3 +32,17 @@ class ChannelConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", str_max_length=4096, hide_input_in_errors=True
     )
+
+    #: Hosts of the service itself, where an address of the channel's own leads there.
+    home: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def address(self) -> str | None:
+        """The URL that the channel's owner named; None where the operator names the server."""
+        return None
+
+    @property
+    def foreign_host(self) -> str | None:
+        """The host that messages go to, when it is not the service's."""
+        host = checked(self.address)[1] if self.address is not None else None
+        return None if host in self.home else host

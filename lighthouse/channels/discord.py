@@ -5,7 +5,7 @@ lost on their side looks sent.
 """
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from pydantic import Field
@@ -37,6 +37,13 @@ class DiscordConfig(ChannelConfig):
     webhook_url: PostUrl = Field(
         description="The incoming webhook's URL, as Discord shows it. It is a password."
     )
+    home: ClassVar = frozenset(
+        {"discord.com", "discordapp.com", "canary.discord.com", "ptb.discord.com"}
+    )
+
+    @property
+    def address(self) -> str:
+        return self.webhook_url
 
 
 async def send(http: Http, config: DiscordConfig, message: Message) -> Answer:

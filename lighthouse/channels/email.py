@@ -20,7 +20,7 @@ import aiosmtplib
 from pydantic import Field, field_validator
 
 from lighthouse.channels.config import ChannelConfig
-from lighthouse.channels.http import Http, certificate_fault, connect_fault, failed
+from lighthouse.channels.http import Http, certificate_fault, connect_fault, failed, silent
 from lighthouse.channels.templates import Message
 from lighthouse.channels.texts import clean, clip, one_line
 from lighthouse.errors import SettingsError
@@ -145,9 +145,9 @@ async def send(http: Http, config: EmailConfig, message: Message) -> Answer:
     """Hand one mail to the server and read its verdict; what bounces later is not read."""
     ours = server(http.settings)
     mail = compose_mail(ours.sender, config.to, message)
-    async with http.turn(f"smtp {ours.host}:{ours.port}", at_once=AT_ONCE) as gate:
-        if isinstance(gate, Answer):
-            return gate
+    async with http.turn(f"smtp {ours.host}:{ours.port}", at_once=AT_ONCE) as refused:
+        if refused is not None:
+            return refused
         return await _deliver(http, ours, config.to, mail)
 
 
@@ -177,13 +177,13 @@ async def _deliver(http: Http, ours: Server, to: str, mail: EmailMessage) -> Ans
             await client.sendmail(ours.sender.addr_spec, [to], mail.as_bytes())
             return Answer(ok=True, detail="taken by the mail server")
     except TimeoutError:
-        return failed(f"no answer within {http.timeout_s:g} s")
+        return silent(f"no answer within {http.timeout_s:g} s")
     except aiosmtplib.SMTPException as exc:
         return judge(exc)
     except ssl.SSLError as exc:
         return failed(f"TLS: {certificate_fault(exc)}")
     except OSError as exc:
-        return failed(connect_fault(exc))
+        return silent(connect_fault(exc))
     finally:
         client.close()  # without QUIT's round trip: the mail is the server's already
 
@@ -196,7 +196,7 @@ def judge(exc: aiosmtplib.SMTPException) -> Answer:
     """
     match exc:
         case aiosmtplib.SMTPTimeoutError():
-            return failed("no answer in time")
+            return silent("no answer in time")
         case aiosmtplib.SMTPRecipientsRefused(recipients=[first, *_]):
             code, text = first.code, first.message
             told = _told(code, text)
@@ -215,7 +215,7 @@ def judge(exc: aiosmtplib.SMTPException) -> Answer:
     if isinstance(cause, ssl.SSLError):
         return failed(f"TLS: {certificate_fault(cause)}")
     if isinstance(cause, OSError):
-        return failed(connect_fault(cause))
+        return silent(connect_fault(cause))
     return failed(f"the connection broke ({type(exc).__name__})")
 
 

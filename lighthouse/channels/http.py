@@ -30,9 +30,9 @@ from yarl import URL
 
 from lighthouse import __version__
 from lighthouse.addresses import forbidden
-from lighthouse.channels.pacing import Gate, Pacer, Rate
+from lighthouse.channels.pacing import SHARED_WAIT_S, Crowds, OwnPacer, Pacer, SharedPacer
 from lighthouse.errors import SettingsError
-from lighthouse.model import Answer
+from lighthouse.model import Answer, Rate
 from lighthouse.settings import Settings
 
 #: Bytes of an answer that are read, and only when it is a refusal.
@@ -98,11 +98,13 @@ C = TypeVar("C", bound=Closing)
 class Http:
     """Posts messages on the event loop that it was opened on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pacer: Pacer | None = None) -> None:
         self.settings = settings
         self.timeout_s = settings.alert_timeout_s
-        self.longest_s = 2 * self.timeout_s + PATIENCE_S + BODY_S
-        self._pacer = Pacer()
+        #: A place, a turn, the exchange, the body of a refusal and what the pacer is asked.
+        self.longest_s = 2 * self.timeout_s + PATIENCE_S + BODY_S + 3 * SHARED_WAIT_S
+        self._pacer: Pacer = OwnPacer() if pacer is None else SharedPacer(pacer)
+        self._crowds = Crowds()
         self._guarded_session: aiohttp.ClientSession | None = None
         self._own_session: aiohttp.ClientSession | None = None
         self.trust = trust(settings.ca_file)
@@ -177,46 +179,46 @@ class Http:
 
         `key` stands for the address where one address serves many (the URL when None), `rates` are
         its service's, `wish` reads how long a 429 keeps us away. `own` is for the operator's own
-        servers alone: it sets the guard aside. Takes `longest_s` at the most: its turn, the
-        exchange and the body of a refusal.
+        servers alone: it sets the guard aside. Takes `longest_s` at the most.
         """
-        async with self.turn(key or url, at_once=at_once, rates=rates) as gate:
-            if isinstance(gate, Answer):
-                return gate
+        async with self.turn(key or url, at_once=at_once, rates=rates) as refused:
+            if refused is not None:
+                return refused
             reply = await self._exchange(url, body, headers, own=own)
             if isinstance(reply, Reply):
-                _learn(gate, reply, wish(reply))
+                await self._learn(key or url, reply, wish(reply))
             return reply
 
     @asynccontextmanager
     async def turn(
         self, key: str, *, at_once: int = AT_ONCE, rates: Sequence[Rate] = ()
-    ) -> AsyncIterator[Gate | Answer]:
-        """An address' gate when it is our turn there, else an Answer: nothing may be sent now."""
-        gate = self._pacer.gate(key, at_once)
-        gate.users += 1
-        try:
-            try:
-                async with asyncio.timeout(self.timeout_s):
-                    await gate.slots.acquire()
-            except TimeoutError:
-                yield held("waits for earlier messages to the same address", self.timeout_s)
-                return
-            try:
-                wait_s = gate.wait_s()
-                mine = wait_s == 0
-                if mine:
-                    mine, wait_s = self._pacer.turn(rates, PATIENCE_S)
-                if not mine:
-                    yield held(_LIMITED, wait_s)
-                    return
-                await asyncio.sleep(wait_s)
-                wait_s = gate.wait_s()  # another message may have met a refusal meanwhile
-                yield gate if wait_s == 0 else held(_LIMITED, wait_s)
-            finally:
-                gate.slots.release()
-        finally:
-            gate.users -= 1
+    ) -> AsyncIterator[Answer | None]:
+        """None when it is our turn at an address, else an Answer: nothing may be sent now."""
+        async with self._crowds.slot(key, at_once, self.timeout_s) as mine:
+            if mine:
+                yield await self._turn(key, rates)
+            else:
+                why = "waits for earlier messages to the same address"
+                yield held(why, self.timeout_s)
+
+    async def _turn(self, key: str, rates: Sequence[Rate]) -> Answer | None:
+        turn = await self._pacer.turn(key, rates, PATIENCE_S)
+        if turn.mine and turn.wait_s > 0:
+            await asyncio.sleep(turn.wait_s)
+            # Another message may have met a refusal meanwhile.
+            turn = await self._pacer.turn(key, (), PATIENCE_S)
+        return None if turn.mine else held(_LIMITED, turn.wait_s)
+
+    async def _learn(self, key: str, reply: Reply, wish: float | None) -> None:
+        """Keep away for as long as the service says, whether it refused or just ran out."""
+        limit = reply.number("X-RateLimit-Limit")
+        per_window = None if limit is None else int(limit)
+        reset_s = reply.number("X-RateLimit-Reset-After")
+        if reply.status == 429:
+            closed_s = wish if wish is not None else reset_s or 1.0
+            await self._pacer.close(key, closed_s, per_window)
+        elif reply.number("X-RateLimit-Remaining") == 0 and reset_s is not None:
+            await self._pacer.close(key, reset_s, per_window)
 
     async def _exchange(
         self, url: str, body: bytes, headers: Mapping[str, str], *, own: bool
@@ -241,21 +243,21 @@ class Http:
                 received = b"" if 200 <= response.status < 300 else await _beginning(response)
                 return Reply(status=response.status, headers=response.headers, body=received)
         except TimeoutError:
-            return failed(f"no answer within {self.timeout_s:g} s")
+            return silent(f"no answer within {self.timeout_s:g} s")
         except aiohttp.ClientConnectorDNSError:
-            return failed("the host's name cannot be resolved")
+            return silent("the host's name cannot be resolved")
         except aiohttp.ClientConnectorCertificateError as exc:
             return failed(f"TLS: {certificate_fault(exc.certificate_error)}")
         except aiohttp.ClientConnectorSSLError:
             return failed("TLS: the handshake failed")
         except aiohttp.ClientConnectorError as exc:
-            return failed(connect_fault(exc.os_error))
+            return silent(connect_fault(exc.os_error))
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):  # their texts hold it
             return invalid
         except aiohttp.ClientError as exc:
             return failed(f"the connection broke ({type(exc).__name__})")
         except OSError as exc:
-            return failed(connect_fault(exc))
+            return silent(connect_fault(exc))
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
@@ -270,20 +272,14 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     return bytes(received)
 
 
-def _learn(gate: Gate, reply: Reply, wish: float | None) -> None:
-    """Keep away for as long as the service says, whether it refused or just ran out."""
-    limit = reply.number("X-RateLimit-Limit")
-    per_window = None if limit is None else int(limit)
-    reset_s = reply.number("X-RateLimit-Reset-After")
-    if reply.status == 429:
-        gate.close_for(wish if wish is not None else reset_s or 1.0, per_window=per_window)
-    elif reply.number("X-RateLimit-Remaining") == 0 and reset_s is not None:
-        gate.close_for(reset_s, per_window=per_window)
-
-
 def failed(detail: str) -> Answer:
     """An answer after which the same may be tried again."""
     return Answer(ok=False, detail=detail)
+
+
+def silent(detail: str) -> Answer:
+    """The same from a host that did not answer at all."""
+    return Answer(ok=False, detail=detail, silent=True)
 
 
 def held(detail: str, seconds: float) -> Answer:

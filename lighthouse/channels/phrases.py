@@ -158,6 +158,7 @@ ENGLISH = Phrases(
         "prober_browser": "our browser failed: nothing is known of the target",
         "prober_bug": "our prober has a fault: nothing is known of the target",
         "prober_unproved": "our prober could not prove its own health",
+        "prober_unconfirmed": "our prober did not reach it, another one of ours did",
         "unstorable": "the result could not be stored",
     },
 )
@@ -262,6 +263,7 @@ SPANISH = Phrases(
         "prober_browser": "falló nuestro navegador: no se sabe nada del servidor",
         "prober_bug": "nuestra sonda tiene un fallo: no se sabe nada del servidor",
         "prober_unproved": "nuestra sonda no pudo demostrar su propia salud",
+        "prober_unconfirmed": "nuestra sonda no llegó a él y otra de las nuestras sí",
         "unstorable": "no se pudo guardar el resultado",
     },
 )

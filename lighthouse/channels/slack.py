@@ -3,17 +3,16 @@
 Incoming webhooks take no idempotency key; the event's id stands in each message's last line.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from pydantic import Field
 
 from lighthouse.channels.config import ChannelConfig, PostUrl
 from lighthouse.channels.http import Http, Reply
-from lighthouse.channels.pacing import Rate
 from lighthouse.channels.templates import Message
 from lighthouse.channels.texts import clean, clip, one_line
-from lighthouse.model import AlertType, Answer, Severity
+from lighthouse.model import AlertType, Answer, Rate, Severity
 
 #: Slack's limits, in characters of what is sent.
 HEADER_CHARS = 150
@@ -57,6 +56,11 @@ class SlackConfig(ChannelConfig):
     webhook_url: PostUrl = Field(
         description="The incoming webhook's URL, as Slack shows it. It is a password."
     )
+    home: ClassVar = frozenset({"hooks.slack.com", "hooks.slack-gov.com"})
+
+    @property
+    def address(self) -> str:
+        return self.webhook_url
 
 
 async def send(http: Http, config: SlackConfig, message: Message) -> Answer:

@@ -16,11 +16,10 @@ from pydantic import Field, field_validator
 
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http, Reply
-from lighthouse.channels.pacing import Rate
 from lighthouse.channels.templates import Message
 from lighthouse.channels.texts import clip, one_line, utf16
 from lighthouse.errors import SettingsError
-from lighthouse.model import Answer
+from lighthouse.model import Answer, Rate
 from lighthouse.settings import Settings
 
 #: The most segments of one text: each is paid for.

@@ -13,11 +13,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from lighthouse.channels.config import ChannelConfig
 from lighthouse.channels.http import Http, Reply, number
-from lighthouse.channels.pacing import Rate
 from lighthouse.channels.templates import Message
 from lighthouse.channels.texts import clean, clip, one_line
 from lighthouse.configs import Secret
-from lighthouse.model import AlertType, Answer, Severity
+from lighthouse.model import AlertType, Answer, Rate, Severity
 
 #: Telegram's limit, in UTF-16 units after the entities are read, with some room for our own words.
 MESSAGE_UNITS = 4096

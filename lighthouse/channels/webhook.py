@@ -37,6 +37,10 @@ class WebhookConfig(ChannelConfig):
             raise ValueError("is empty")
         return secret
 
+    @property
+    def address(self) -> str:
+        return self.url
+
 
 def key(secret: str) -> bytes:
     """The bytes that sign. Raises ValueError when base64 is promised and not kept."""

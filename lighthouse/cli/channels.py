@@ -6,13 +6,26 @@ from uuid import UUID
 
 import click
 
-from lighthouse.cli.support import as_json, json_config, keyring, print_json, print_table, run
+from lighthouse.cli.support import (
+    as_json,
+    json_config,
+    keyring,
+    length,
+    print_json,
+    print_table,
+    run,
+    seconds,
+)
 from lighthouse.errors import LighthouseError
 from lighthouse.model import ChannelType, Severity
 
 if TYPE_CHECKING:
     from lighthouse.model import Channel
     from lighthouse.store.pool import Pool
+
+_ESCALATE = (
+    "Tell only of what has lasted so long and nobody has acknowledged: 15m, 2h, at most 3d; 0: all."
+)
 
 
 @click.group()
@@ -41,8 +54,15 @@ def channels() -> None:
     show_default=True,
     help="The least severe alert that goes there.",
 )
+@click.option("--escalate-after", default="0", show_default=True, help=_ESCALATE)
 def add(
-    subscription: UUID, kind: str, config: str, language: str, timezone: str, min_severity: str
+    subscription: UUID,
+    kind: str,
+    config: str,
+    language: str,
+    timezone: str,
+    min_severity: str,
+    escalate_after: str,
 ) -> None:
     """Send a subscription's alerts there too; prints the new channel's id."""
     from lighthouse import channels as edge
@@ -51,6 +71,7 @@ def add(
 
     type_, given = ChannelType(kind), json_config(config)
     edge.check_timezone(timezone)
+    escalate_after_s = _escalation(escalate_after)
     sealed = configs.seal(edge.parse_config(type_, given), keyring())
     edge.require_settings(type_, settings.current())
 
@@ -63,10 +84,20 @@ def add(
             language=language,
             timezone=timezone,
             min_severity=Severity(min_severity),
+            escalate_after_s=escalate_after_s,
             enforce_plans=settings.current().plans == "on",
         )
 
     click.echo(run(create))
+
+
+def _escalation(value: str) -> int:
+    """Seconds of `--escalate-after`. Raises UsageError."""
+    from lighthouse.store.alert_channels import check_escalation
+
+    found = seconds(value, "escalate_after")
+    check_escalation(found)
+    return found
 
 
 @channels.command("list")
@@ -99,13 +130,14 @@ def list_(subscription: UUID | None, as_json: bool) -> None:
         )
         return
     print_table(
-        ("id", "subscription", "type", "from", "language", "time zone", "enabled"),
+        ("id", "subscription", "type", "from", "after>", "language", "time zone", "enabled"),
         [
             (
                 each.id,
                 each.subscription_id,
                 each.channel_type.value,
                 each.min_severity.value,
+                length(each.escalate_after_s) if each.escalate_after_s else "at once",
                 each.language,
                 each.timezone,
                 each.enabled,
@@ -140,11 +172,13 @@ def test(id: UUID) -> None:  # noqa: A002 - the argument's name in the help
     type=click.Choice([s.value for s in Severity]),
     help="The least severe alert that goes there.",
 )
+@click.option("--escalate-after", help=_ESCALATE)
 def edit(
     id: UUID,  # noqa: A002
     language: str | None,
     timezone: str | None,
     min_severity: str | None,
+    escalate_after: str | None,
 ) -> None:
     """Change how a channel's alerts are told, or which ones go there."""
     from lighthouse import channels as edge
@@ -153,9 +187,15 @@ def edit(
     if timezone is not None:
         edge.check_timezone(timezone)
     severity = None if min_severity is None else Severity(min_severity)
+    escalate_after_s = None if escalate_after is None else _escalation(escalate_after)
     run(
         lambda pool: catalog.change_channel(
-            pool, id, language=language, timezone=timezone, min_severity=severity
+            pool,
+            id,
+            language=language,
+            timezone=timezone,
+            min_severity=severity,
+            escalate_after_s=escalate_after_s,
         )
     )
     click.echo(f"changed {id}", err=True)

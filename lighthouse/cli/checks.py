@@ -8,6 +8,9 @@ from lighthouse.cli import looking
 from lighthouse.cli.support import as_json, json_config, print_json, quiet_logs
 from lighthouse.model import ChannelType, CheckStatus, MonitorType
 
+#: What `lighthouse schema` calls the policy of alerts.
+_ALERTING = "alerting"
+
 
 @click.command()
 @click.option(
@@ -43,14 +46,19 @@ def check(ctx: click.Context, monitor: str, config: str, as_json: bool) -> None:
 @click.argument(
     "type",
     metavar="TYPE",
-    type=click.Choice([*(t.value for t in MonitorType), *(t.value for t in ChannelType)]),
+    type=click.Choice(
+        [*(t.value for t in MonitorType), *(t.value for t in ChannelType), _ALERTING]
+    ),
 )
 @click.option("--json", "as_json", is_flag=True, help="As ever: a schema is always JSON.")
 def schema(type: str, as_json: bool) -> None:  # noqa: A002, ARG001
-    """The JSON Schema of a monitor's or channel's configuration."""
+    """The JSON Schema of a monitor's or channel's configuration, or of `alerting`."""
     from lighthouse import channels, probes
+    from lighthouse.alerting import Alerting
 
-    if type in set(MonitorType):
+    if type == _ALERTING:
+        print_json(Alerting.model_json_schema())
+    elif type in set(MonitorType):
         print_json(probes.json_schema(MonitorType(type)))
     else:
         print_json(channels.json_schema(ChannelType(type)))

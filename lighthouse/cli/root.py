@@ -31,14 +31,19 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "secrets": Lazy("lighthouse.cli.secrets:secrets", "The keys that seal secrets: rotate …"),
         "check": Lazy("lighthouse.cli.checks:check", "Probe a target once, now; store nothing."),
         "schema": Lazy(
-            "lighthouse.cli.checks:schema", "The JSON Schema of a monitor's or channel's config."
+            "lighthouse.cli.checks:schema", "The JSON Schema of a configuration or policy."
         ),
         "history": Lazy("lighthouse.cli.reading:history", "The latest checks of a subscription."),
         "metrics": Lazy("lighthouse.cli.reading:metrics", "Its hourly or daily metrics."),
         "uptime": Lazy("lighthouse.cli.reading:uptime", "Its uptime and coverage over some days."),
         "status": Lazy("lighthouse.cli.standing:status", "How the whole fleet stands."),
-        "incidents": Lazy("lighthouse.cli.standing:incidents", "What is down now, and why."),
-        "alerts": Lazy("lighthouse.cli.standing:alerts", "Alerts and what became of them."),
+        "incidents": Lazy(
+            "lighthouse.cli.incidents:incidents", "What is wrong, and why: list, show, ack."
+        ),
+        "alerts": Lazy("lighthouse.cli.deliveries:alerts", "Alerts and what became of them."),
+        "maintenance": Lazy(
+            "lighthouse.cli.maintenance:maintenance", "When alerts are held: add, list, remove."
+        ),
     }
 )
 

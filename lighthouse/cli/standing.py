@@ -1,11 +1,13 @@
-"""`lighthouse status`, `incidents` and `alerts`: how the whole fleet stands."""
+"""`lighthouse status`: how the whole fleet stands, on one screen."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import click
 
+from lighthouse.cli.incidents import acknowledged, reason
+from lighthouse.cli.maintenance import as_data
 from lighthouse.cli.support import (
     age,
     as_json,
@@ -18,17 +20,24 @@ from lighthouse.cli.support import (
 )
 
 if TYPE_CHECKING:
-    from lighthouse.store.outbox import Alert
-    from lighthouse.store.pool import Pool
+    from lighthouse.store.standing import Standing
+
+#: What else may go on, in words.
+_TROUBLES: Mapping[str, str] = {
+    "high_latency": "slow",
+    "low_balance": "low balance",
+    "flapping": "flapping",
+    "coverage": "uncovered",
+}
 
 
 @click.command()
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Targets a list."
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Lines a list."
 )
 @as_json
 def status(limit: int, as_json: bool) -> None:
-    """What is down, what is unknown, and whether every due check is accounted for."""
+    """What is down and why, what else is wrong, what is held, and whether every check was made."""
     from lighthouse.store import standing
 
     found = run(lambda pool: standing.standing(pool, limit))
@@ -36,16 +45,26 @@ def status(limit: int, as_json: bool) -> None:
         print_json(
             {
                 **asdict(found),
+                "maintenance": [as_data(each) for each in found.maintenance],
                 "coverage_ratio": found.coverage_ratio,
                 "accounting_lag_s": found.accounting_lag_s,
             }
         )
         return
+    _print_figures(found)
+    _print_wrong(found)
+    _print_quiet(found)
+
+
+def _print_figures(found: "Standing") -> None:
     lag = found.accounting_lag_s
+    troubles = {_TROUBLES[kind]: number for kind, number in found.trouble_counts.items()}
+    held = [f"{number} held: {why}" for why, number in sorted(found.alerts_held.items())]
     print_facts(
         [
             ("subscriptions", _counts(found.subscriptions)),
             ("verdicts", _counts(found.verdicts)),
+            ("warnings", _counts(troubles)),
             (
                 "coverage",
                 f"{percent(found.coverage_ratio)} ({found.judged} of {found.due} due checks in the"
@@ -54,28 +73,51 @@ def status(limit: int, as_json: bool) -> None:
                 else "unknown: nothing is accounted for yet; does a worker take `maintenance`?",
             ),
             ("accounted to", None if lag is None else f"{lag:.0f} s ago"),
-            ("alerts waiting", found.alerts_pending),
+            ("alerts", ", ".join([f"{found.alerts_pending} pending", *held])),
+            ("given up", f"{found.alerts_gave_up} alerts in the last 24 h"),
         ]
     )
+
+
+def _print_wrong(found: "Standing") -> None:
     if found.down:
         click.echo(f"\ndown: {found.verdicts.get('down', len(found.down))}")
         print_table(
-            ("id", "name", "target", "for>", "why"),
+            ("incident", "subscription", "target", "since (UTC)", "for>", "why", "acknowledged"),
             [
                 (
-                    each.subscription_id,
+                    each.incident_id,
+                    each.name,
+                    each.target,
+                    each.since,
+                    age(each.since, found.now),
+                    each.error_message or each.error_code,
+                    acknowledged(each.acknowledged_at, each.acknowledged_by),
+                )
+                for each in found.down
+            ],
+        )
+    if found.troubles:
+        click.echo(f"\nwarnings: {sum(found.trouble_counts.values())}")
+        print_table(
+            ("what", "incident", "subscription", "target", "for>", "why", "acknowledged"),
+            [
+                (
+                    _TROUBLES[each.kind.value],
+                    each.incident_id,
                     each.name,
                     each.target,
                     age(each.since, found.now),
-                    each.error_message or each.error_code,
+                    reason(each.evidence),
+                    acknowledged(each.acknowledged_at, each.acknowledged_by),
                 )
-                for each in found.down
+                for each in found.troubles
             ],
         )
     if found.unknown:
         click.echo(f"\nunknown: {found.unknown_count}")
         print_table(
-            ("id", "name", "target", "for>"),
+            ("id", "subscription", "target", "for>"),
             [
                 (each.subscription_id, each.name, each.target, age(each.since, found.now))
                 for each in found.unknown
@@ -83,69 +125,30 @@ def status(limit: int, as_json: bool) -> None:
         )
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _print_quiet(found: "Standing") -> None:
+    """What keeps alerts from being told."""
+    if found.maintenance:
+        click.echo(f"\nmaintenance runs: {found.maintenance_count}")
+        print_table(
+            ("id", "name", "of", "until (UTC)", "ends in>"),
+            [
+                (
+                    each.id,
+                    each.name,
+                    each.subscription_name or each.wallet_address,
+                    each.ends_at,
+                    age(found.now, each.ends_at),
+                )
+                for each in found.maintenance
+            ],
+        )
+    if found.holding:
+        click.echo(f"\ndown parents that hold their children's alerts: {found.holding_count}")
+        print_table(
+            ("id", "subscription", "children>"),
+            [(each.subscription_id, each.name, each.children) for each in found.holding],
+        )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "none"
-
-
-@click.command()
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@as_json
-def incidents(limit: int, as_json: bool) -> None:
-    """What is down now, and why; the longest first."""
-    from lighthouse.store import standing
-
-    found = run(lambda pool: standing.incidents(pool, limit))
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ("id", "name", "target", "since (UTC)", "for>", "why"),
-        [
-            (
-                each.subscription_id,
-                each.name,
-                each.target,
-                each.since,
-                age(each.since),
-                each.error_message or each.error_code,
-            )
-            for each in found
-        ],
-        empty="nothing is down",
-    )
-
-
-@click.command()
-@click.argument("id", type=click.UUID, required=False)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@as_json
-def alerts(id: UUID | None, limit: int, as_json: bool) -> None:  # noqa: A002 - the argument's name
-    """The latest alerts, of one subscription or of all, and what became of each."""
-    from lighthouse.store import catalog, outbox
-
-    async def read(pool: "Pool") -> "list[Alert]":
-        if id is not None:
-            await catalog.get(pool, id)
-        return await outbox.alerts(pool, id, limit)
-
-    found = run(read)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ("time (UTC)", "subscription", "alert", "severity", "channel", "state", "tries>", "answer"),
-        [
-            (
-                each.time,
-                each.subscription_name,
-                each.alert_type.value,
-                each.severity.value,
-                each.channel_type.value if each.channel_type else None,
-                each.state.value,
-                each.attempt,
-                each.last_answer,
-            )
-            for each in found
-        ],
-        empty="no alerts",
-    )

@@ -1,30 +1,17 @@
 """`lighthouse subscriptions`: what is watched, how often and for whom."""
 
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from lighthouse.cli.support import (
-    age,
-    as_json,
-    json_config,
-    keyring,
-    moment,
-    print_facts,
-    print_json,
-    print_table,
-    run,
-)
+from lighthouse.cli import listing
+from lighthouse.cli.support import as_json, json_config, keyring, moment, run
 from lighthouse.errors import UsageError
-from lighthouse.model import MonitorType, SubscriptionStatus, Tier
+from lighthouse.model import MonitorType, Tier
 
 if TYPE_CHECKING:
-    from lighthouse.model import Channel, Subscription
-    from lighthouse.sealing import Keyring
-    from lighthouse.store.history import Overview
     from lighthouse.store.pool import Pool
 
 #: The guide's default, and the shortest interval of the cheapest plans, in seconds.
@@ -34,6 +21,30 @@ DEFAULT_INTERVAL_S = 900
 @click.group()
 def subscriptions() -> None:
     """What is watched, how often and for whom."""
+
+
+subscriptions.add_command(listing.list_)
+subscriptions.add_command(listing.show)
+
+_alerting = click.option(
+    "--alerting", help="When to tell, JSON or @FILE; `lighthouse schema alerting` tells."
+)
+_parents = click.option(
+    "--parent",
+    "parents",
+    type=click.UUID,
+    multiple=True,
+    help="While this one is down its alerts are held; may be given again.",
+)
+
+
+def _policy(given: str | None) -> dict[str, Any] | None:
+    """What `--alerting` gives, as it is stored. Raises ConfigError."""
+    from lighthouse.alerting import as_stored, parse_alerting
+
+    if given is None:
+        return None
+    return as_stored(parse_alerting(json_config(given, "alerting")))
 
 
 @subscriptions.command()
@@ -64,6 +75,8 @@ def subscriptions() -> None:
 @click.option("--payment-chain", help="Chain of that transaction, such as base.")
 @click.option("--payment-usdc", help="Its amount in USDC, such as 1.00.")
 @click.option("--expires-at", help="When it ends, such as 2026-12-31T00:00:00Z.")
+@_alerting
+@_parents
 def add(
     wallet: str,
     monitor: str,
@@ -75,6 +88,8 @@ def add(
     payment_chain: str | None,
     payment_usdc: str | None,
     expires_at: str | None,
+    alerting: str | None,
+    parents: tuple[UUID, ...],
 ) -> None:
     """Watch a target from now on; prints the new id."""
     from lighthouse import configs, plans, probes
@@ -96,6 +111,8 @@ def add(
         payment_chain=payment_chain,
         payment_amount_usdc=None if payment_usdc is None else _millionths(payment_usdc),
         expires_at=None if expires_at is None else moment(expires_at),
+        alerting=_policy(alerting) or {},
+        parents=parents,
     )
 
     async def create(pool: "Pool") -> UUID:
@@ -123,157 +140,33 @@ def _millionths(amount: str) -> int:
     return int(exact)
 
 
-@subscriptions.command("list")
-@click.option("--wallet", help="Only this owner's.")
-@click.option(
-    "--status",
-    type=click.Choice([s.value for s in SubscriptionStatus]),
-    help="Only those in this status.",
-)
-@as_json
-def list_(wallet: str | None, status: str | None, as_json: bool) -> None:
-    """All subscriptions, and how each stands."""
-    from lighthouse.store import catalog, history
-
-    async def read(pool: "Pool") -> "tuple[list[Subscription], dict[UUID, Overview]]":
-        found = await catalog.list_subscriptions(
-            pool, wallet, None if status is None else SubscriptionStatus(status)
-        )
-        if as_json or not found:
-            return found, {}
-        states = await history.overview(pool, [each.id for each in found], limit=len(found))
-        return found, {state.id: state for state in states}
-
-    found, states = run(read)
-    if as_json:
-        keys = keyring()
-        print_json([_fields(each, keys) for each in found])
-        return
-    now = datetime.now(UTC)
-    print_table(
-        ("id", "name", "type", "target", "every>", "tier", "status", "verdict", "for>"),
-        [
-            (
-                each.id,
-                each.name,
-                each.target_type.value,
-                states[each.id].target if each.id in states else None,
-                f"{each.check_interval_seconds} s",
-                each.tier.value,
-                each.status.value,
-                states[each.id].verdict.value if each.id in states else None,
-                age(states[each.id].since, now) if each.id in states else None,
-            )
-            for each in found
-        ],
-        empty="no subscriptions; `lighthouse subscriptions add --help` tells how to make one",
-    )
-
-
-@subscriptions.command()
-@click.argument("id", type=click.UUID)
-@as_json
-def show(id: UUID, as_json: bool) -> None:  # noqa: A002 - the argument's name in the help
-    """One subscription with its state and channels."""
-    from lighthouse.store import catalog, history
-
-    async def read(pool: "Pool") -> "tuple[Subscription, Overview, list[Channel]]":
-        found = await catalog.get(pool, id)
-        [state] = await history.overview(pool, [id])
-        return found, state, await catalog.list_channels(pool, id)
-
-    found, state, channels = run(read)
-    if as_json:
-        print_json(_shown(found, state, channels))
-        return
-    amount = found.payment_amount_usdc
-    print_facts(
-        [
-            ("id", found.id),
-            ("name", found.name),
-            ("wallet", found.wallet_address),
-            ("type", found.target_type.value),
-            ("target", state.target),
-            ("interval", f"{found.check_interval_seconds} s"),
-            ("tier", found.tier.value),
-            ("status", found.status.value),
-            ("verdict", f"{state.verdict.value} since {_time(state.since)}"),
-            ("last check", _last_check(state)),
-            ("next check", _time(state.next_due)),
-            ("payment", found.payment_tx_hash),
-            ("paid on", found.payment_chain),
-            ("paid", None if amount is None else f"{Decimal(amount) / 1_000_000:f} USDC"),
-            ("created", _time(found.created_at)),
-            ("activated", _time(found.activated_at)),
-            ("expires", _time(found.expires_at)),
-            ("cancelled", _time(found.cancelled_at)),
-            *(
-                (
-                    "channel",
-                    f"{each.channel_type.value} {each.id} from {each.min_severity.value},"
-                    f" {each.language}{'' if each.enabled else ', disabled'}",
-                )
-                for each in channels
-            ),
-        ]
-    )
-
-
-def _shown(found: "Subscription", state: "Overview", channels: "list[Channel]") -> dict[str, Any]:
-    return {
-        **_fields(found, keyring()),
-        "verdict": state.verdict,
-        "since": state.since,
-        "last_time": state.last_time,
-        "last_status": state.last_status,
-        "next_due": state.next_due,
-        # Without their configurations, which hold secrets.
-        "channels": [
-            {
-                "id": each.id,
-                "channel_type": each.channel_type,
-                "enabled": each.enabled,
-                "min_severity": each.min_severity,
-                "metadata": each.metadata,
-            }
-            for each in channels
-        ],
-    }
-
-
-def _fields(found: "Subscription", keys: "Keyring") -> dict[str, Any]:
-    """Its fields, with stars for secrets."""
-    from dataclasses import asdict
-
-    from lighthouse import probes
-
-    config = probes.shown_config(found.target_type, found.target_config, keys)
-    return {**asdict(found), "target_config": config}
-
-
-def _time(value: datetime | None) -> str | None:
-    return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _last_check(state: "Overview") -> str | None:
-    if state.last_time is None or state.last_status is None:
-        return None
-    latency = "" if state.last_latency_ms is None else f" in {state.last_latency_ms:.1f} ms"
-    reason = f": {state.last_error}" if state.last_error else ""
-    return f"{state.last_status.value}{latency} at {_time(state.last_time)}{reason}"
-
-
 @subscriptions.command()
 @click.argument("id", type=click.UUID)
 @click.option("--interval", type=int, help="Seconds between checks from now on.")
 @click.option("--config", help="JSON, or @FILE: the whole new configuration.")
-def change(id: UUID, interval: int | None, config: str | None) -> None:  # noqa: A002
-    """Change the interval, the configuration or both."""
+@_alerting
+@_parents
+@click.option("--no-parents", is_flag=True, help="None is its parent any more.")
+def change(
+    id: UUID,  # noqa: A002
+    interval: int | None,
+    config: str | None,
+    alerting: str | None,
+    parents: tuple[UUID, ...],
+    no_parents: bool,
+) -> None:
+    """Change what is given; a policy of alerts and the parents take the place of the old ones."""
     from lighthouse import configs, probes
     from lighthouse.store import catalog
 
-    if interval is None and config is None:
-        raise UsageError("nothing to change; give --interval, --config or both")
+    if parents and no_parents:
+        raise UsageError("give either --parent or --no-parents")
+    wanted = parents if parents or no_parents else None
+    if interval is None and config is None and alerting is None and wanted is None:
+        raise UsageError(
+            "nothing to change; give --interval, --config, --alerting, --parent or --no-parents"
+        )
+    policy = _policy(alerting)
     given = None if config is None else json_config(config)
 
     async def apply(pool: "Pool") -> None:
@@ -289,6 +182,8 @@ def change(id: UUID, interval: int | None, config: str | None) -> None:  # noqa:
             id,
             interval_s=interval,
             config=None if given is None else configs.seal(model, keyring()),
+            alerting=policy,
+            parents=wanted,
             worst_case_s=model.worst_case_s(seconds),
             enforce_plans=_plans_hold(),
         )

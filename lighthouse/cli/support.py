@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,31 +30,39 @@ _LARGEST_CONFIG_BYTES = 1_048_576
 #: Columns of a table that goes into a file or pipe: wide enough that nothing is cut.
 _PIPE_WIDTH = 240
 
+#: A length of time as people write it, and what its unit is in seconds.
+_LENGTH = re.compile(r"([0-9]{1,9})(s|m|h|d)?")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def json_config(value: str) -> dict[str, Any]:
-    """The object that `--config` gives: JSON, or @FILE (@- is standard input).
+def json_config(value: str, field: str = "config") -> dict[str, Any]:
+    """The object that `--config` or such gives: JSON, or @FILE (@- is standard input).
 
     Raises ConfigError with the position of the fault.
     """
-    text = _read(value[1:]) if value.startswith("@") else value
+    text = _read(value[1:], field) if value.startswith("@") else value
     try:
         found = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_no_constant)
     except json.JSONDecodeError as exc:
         raise ConfigError(
-            f"not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}", "config"
+            f"not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}", field
         ) from None
     except RecursionError:
-        raise ConfigError("nested too deeply", "config") from None
+        raise ConfigError("nested too deeply", field) from None
     except ValueError as exc:  # a number of thousands of digits
-        raise ConfigError(f"not JSON: {exc}", "config") from None
+        raise ConfigError(f"not JSON: {exc}", field) from None
     if not isinstance(found, dict):
-        raise ConfigError('must be a JSON object, such as {"url": "https://example.com"}', "config")
+        raise ConfigError(f"must be a JSON object, such as {_SUCH_AS[field]}", field)
     return found
 
 
-def _read(name: str) -> str:
+#: What an option's object may look like.
+_SUCH_AS = {"config": '{"url": "https://example.com"}', "alerting": '{"failures_to_down": 2}'}
+
+
+def _read(name: str, field: str) -> str:
     try:
         if name == "-":
             data = sys.stdin.buffer.read(_LARGEST_CONFIG_BYTES + 1)
@@ -61,13 +70,13 @@ def _read(name: str) -> str:
             with Path(name).open("rb") as file:
                 data = file.read(_LARGEST_CONFIG_BYTES + 1)
     except OSError as exc:
-        raise ConfigError(f"cannot read {name}: {exc.strerror}", "config") from None
+        raise ConfigError(f"cannot read {name}: {exc.strerror}", field) from None
     if len(data) > _LARGEST_CONFIG_BYTES:
-        raise ConfigError(f"{name} is larger than {_LARGEST_CONFIG_BYTES} bytes", "config")
+        raise ConfigError(f"{name} is larger than {_LARGEST_CONFIG_BYTES} bytes", field)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{name} is not UTF-8 at byte {exc.start}", "config") from None
+        raise ConfigError(f"{name} is not UTF-8 at byte {exc.start}", field) from None
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,6 +101,24 @@ def moment(value: str) -> datetime:
     if found is None or found.tzinfo is None:
         raise UsageError(f"{value[:40]!r} is no time with a zone, such as 2026-12-31T00:00:00Z")
     return found.astimezone(UTC)
+
+
+def seconds(value: str, field: str) -> int:
+    """A length of time in seconds: 90s, 15m, 2h, 3d, or plain seconds. Raises UsageError."""
+    found = _LENGTH.fullmatch(value.strip())
+    if found is None:
+        raise UsageError(
+            f"{field}: {value[:40]!r} is no length of time, such as 90s, 15m, 2h, 3d or 300"
+        )
+    return int(found[1]) * _UNITS[found[2] or "s"]
+
+
+def length(number: float) -> str:
+    """A number of seconds for people, exactly, in the largest fitting unit: 90 s, 15 min, 2 h."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if number and number % size == 0:
+            return f"{number / size:.0f} {unit}"
+    return f"{number:g} s"
 
 
 def keyring() -> "Keyring":
@@ -187,7 +214,7 @@ def print_table(
         table.add_column(
             column.rstrip(">"),
             justify="right" if right else "left",
-            no_wrap=right or column == "id",
+            no_wrap=right or column in ("id", "incident"),
             overflow="fold",
         )
     for row in rows:
@@ -217,6 +244,7 @@ _STYLES = {
     "failure": "red",
     "timeout": "red",
     "gave_up": "red",
+    "critical": "red",
     "error": "yellow",
     "unknown": "yellow",
     "missed": "yellow",

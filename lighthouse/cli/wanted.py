@@ -3,15 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lighthouse import channels, configs, plans, probes, settings
+from lighthouse.alerting import as_stored, parse_alerting
+from lighthouse.cli.maintenance import local
 from lighthouse.cli.manifest import Document
+from lighthouse.cli.support import seconds
 from lighthouse.errors import ConfigError, SettingsError, UsageError
 from lighthouse.model import ChannelType, MonitorType, Severity, Tier
+from lighthouse.store.alert_channels import check_escalation
 from lighthouse.store.creation import check_name, wallet_address
+from lighthouse.store.maintenance import NAME as WINDOW_NAME
+from lighthouse.store.maintenance import check_name as check_window_name
+from lighthouse.store.parents import MOST_PARENTS
+from lighthouse.windows import Window, check_window
 
 M = TypeVar("M", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -26,6 +34,10 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+#: Such as 15m, or a number of seconds.
+Length = Annotated[int, Field(strict=True)] | str
+
+
 class ChannelEntry(_Model):
     """A channel in the file."""
 
@@ -35,9 +47,40 @@ class ChannelEntry(_Model):
     min_severity: Severity = Field(
         default=Severity.WARNING, description="The least severe alert that goes there."
     )
+    timezone: str = Field(default="UTC", description="Of the times in them.")
+    escalate_after: Length = Field(
+        default=0, description="Tell only of what has lasted so long: 15m, 2h; 0: all."
+    )
     enabled: bool | None = Field(
         default=None, description="Whether alerts go there; left as it is when not given."
     )
+
+    @property
+    def escalate_after_s(self) -> int:
+        """Raises UsageError."""
+        return seconds(str(self.escalate_after), "escalate_after")
+
+
+class WindowEntry(_Model):
+    """A maintenance window in the file."""
+
+    start: str = Field(description="Local time of the first one, such as 2026-11-28 02:00.")
+    duration: Length = Field(description="Such as 2h.")
+    timezone: str = Field(default="UTC", description="Whose clock it goes by.")
+    repeat: str | None = Field(default=None, description="RRULE, such as FREQ=WEEKLY;BYDAY=SA.")
+    name: str = Field(default=WINDOW_NAME, description="What it is for.")
+
+    def window(self) -> Window:
+        """Raises UsageError."""
+        check_window_name(self.name)
+        found = Window(
+            local_start=local(self.start),
+            duration_s=seconds(str(self.duration), "duration"),
+            timezone=self.timezone,
+            repeat=self.repeat,
+        )
+        check_window(found)
+        return found
 
 
 class SubscriptionEntry(_Model):
@@ -56,6 +99,15 @@ class SubscriptionEntry(_Model):
     channels: list[ChannelEntry] | None = Field(
         default=None, description="All of its channels; left as they are when not given."
     )
+    alerting: dict[str, Any] | None = Field(
+        default=None, description="When to tell; left as it is when not given, {}: the defaults."
+    )
+    parents: list[str] | None = Field(
+        default=None, description="Names; while one is down its alerts are held. As channels."
+    )
+    maintenance: list[WindowEntry] | None = Field(
+        default=None, description="All windows of its own; left as they are when not given."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +119,12 @@ class Wanted:
     entry: SubscriptionEntry
     model: probes.MonitorConfig
     channels: Sequence[tuple[ChannelEntry, channels.ChannelConfig]] | None
+    alerting: Mapping[str, Any] | None  #: as it is stored
+    windows: Sequence[tuple[str, Window]] | None  #: with their names
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.wallet, self.entry.name
 
 
 class Reader:
@@ -129,6 +187,8 @@ class Reader:
             with self.faults_of(here):
                 if channel.language not in channels.LANGUAGES:
                     raise ConfigError(f"is none of {', '.join(channels.LANGUAGES)}", "language")
+                channels.check_timezone(channel.timezone)
+                check_escalation(channel.escalate_after_s)
                 if self._enforce_plans:
                     plans.check_channel(entry.tier, channel.type)
                 try:
@@ -137,6 +197,16 @@ class Reader:
                     raise ConfigError(str(exc), "type") from None
                 with self.faults_of((*here, "config")):
                     read.append((channel, channels.parse_config(channel.type, channel.config)))
+        alerting = None
+        if entry.alerting is not None:
+            with self.faults_of(path):
+                alerting = as_stored(parse_alerting(entry.alerting))
+        if len(entry.parents or ()) > MOST_PARENTS:
+            raise ConfigError(f"at most {MOST_PARENTS}", "parents")
+        windows: list[tuple[str, Window]] = []
+        for index, window in enumerate(entry.maintenance or ()):
+            with self.faults_of((*path, "maintenance", index)):
+                windows.append((window.name, window.window()))
         if model is None or len(self.faults) > before:
             return None
         return Wanted(
@@ -145,6 +215,8 @@ class Reader:
             entry=entry,
             model=model,
             channels=None if entry.channels is None else read,
+            alerting=alerting,
+            windows=None if entry.maintenance is None else windows,
         )
 
     @contextmanager

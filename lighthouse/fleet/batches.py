@@ -6,21 +6,20 @@ next few probes start only after the sockets that are ready have been served.
 
 import asyncio
 import contextlib
-import json
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import structlog
 
 from lighthouse import probes
-from lighthouse.errors import ConfigError, ScheduleError
-from lighthouse.fleet.health import Health, Target, place_of
+from lighthouse.errors import ScheduleError
+from lighthouse.fleet.health import Health
 from lighthouse.fleet.recorder import Recorder
-from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
+from lighthouse.fleet.specs import Known, Specs
+from lighthouse.model import CheckStatus, Outcome, Reason, Result
 from lighthouse.schedule import Leases, StartedCheck
 from lighthouse.schedule.leases import RENEW_S, Token
 from lighthouse.sealing import Keyring
@@ -31,8 +30,6 @@ log = structlog.get_logger(__name__)
 BURST = 4
 #: The log tells of shed checks this often.
 SHED_LOG_S = 10.0
-#: Parsed configurations kept; one is about 2 KB.
-MAX_CONFIGS = 50_000
 
 
 @dataclass(slots=True, eq=False)
@@ -49,18 +46,7 @@ class _Held:
 class _Ready:
     held: _Held
     check: StartedCheck
-    known: "_Known"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """A parsed spec; `config` is None when it cannot be parsed, and `problem` tells why."""
-
-    version: int
-    type: MonitorType
-    config: Any
-    problem: str = ""
-    target: Target | None = None
+    known: Known
 
 
 class Batches:
@@ -75,7 +61,6 @@ class Batches:
         region: str | None,
         keys: Keyring | None = None,
     ) -> None:
-        self._keys = keys or Keyring()
         self._leases = leases
         self._prober = prober
         self._max_in_flight = max_in_flight
@@ -83,7 +68,7 @@ class Batches:
         self._held: dict[Token, _Held] = {}
         self._by_row: dict[tuple[UUID, int], list[_Held]] = {}
         self._released: set[Token] = set()
-        self._known: OrderedDict[UUID, _Known] = OrderedDict()
+        self.specs = Specs(leases, keys or Keyring())
         self._ready: deque[_Ready] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Condition()
@@ -107,7 +92,7 @@ class Batches:
             return
         try:
             started = await self._leases.start(batch, attempt)
-            await self._learn(started.checks)
+            await self.specs.learn((c.subscription_id, c.version) for c in started.checks)
         except ScheduleError as exc:
             # The lease is reaped and its batch published again.
             log.warning("batch not started", batch=batch, why=str(exc))
@@ -123,7 +108,7 @@ class Batches:
         self._held[held.token] = held
         for check in started.checks:
             self._by_row.setdefault((check.subscription_id, check.slot), []).append(held)
-            known = self._known.get(check.subscription_id)
+            known = self.specs.get(check.subscription_id)
             if known is None:  # removed between the two reads
                 self._drop(held, check)
                 continue
@@ -133,23 +118,6 @@ class Batches:
 
     def _has_room(self) -> bool:
         return self._closing or (self._in_flight < self._max_in_flight and not self.recorder.full)
-
-    async def _learn(self, checks: Sequence[StartedCheck]) -> None:
-        """Make sure that each check's configuration is parsed, in its newest version."""
-        wanted = []
-        for check in checks:
-            known = self._known.get(check.subscription_id)
-            if known is None or known.version != check.version:
-                wanted.append(check.subscription_id)
-            else:  # so that making room for the others never costs a check of this batch
-                self._known.move_to_end(check.subscription_id)
-        if not wanted:
-            return
-        for subscription_id, (version, spec) in (await self._leases.specs(wanted)).items():
-            self._known[subscription_id] = _parse(self._keys, subscription_id, version, spec)
-            self._known.move_to_end(subscription_id)
-        while len(self._known) > MAX_CONFIGS:
-            self._known.popitem(last=False)
 
     async def run(self) -> None:
         """Start what is ready, a few probes for each iteration of the loop."""
@@ -297,20 +265,3 @@ class Batches:
                 [(h.token, list(h.left)) for h in self._held.values() if not h.lost]
             )
             await self._leases.leave()
-
-
-def _parse(keys: Keyring, subscription_id: UUID, version: int, raw: bytes) -> _Known:
-    monitor = MonitorType.HTTP
-    try:
-        # Not orjson: its integers end at 64 bits, and amounts of tokens do not.
-        spec = json.loads(raw)
-        monitor = MonitorType(spec["type"])
-        config = probes.parse_config(monitor, spec["config"], keys)
-    except ConfigError as exc:
-        problem = f"configuration refused: {exc}"
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        problem = f"this worker cannot read the configuration: {exc}"
-    else:
-        target = Target(type=monitor, config=config, place=place_of(config), who=subscription_id)
-        return _Known(version=version, type=monitor, config=config, target=target)
-    return _Known(version=version, type=monitor, config=None, problem=problem)

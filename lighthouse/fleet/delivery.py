@@ -1,14 +1,16 @@
 """The courier: takes due deliveries from the outbox, sends them and marks what became of each.
 
 One lane per channel: what goes to one channel goes in order, and a channel that hangs delays no
-other. Between claim and mark a delivery is protected by its lease alone, so a courier that dies
-costs time and, if it had sent already, one repetition with the same key.
+other. Lanes are counted by bulkhead, so that no service and no host that hangs delays another one.
+Between claim and mark a delivery is protected by its lease alone, so a courier that dies costs time
+and, if it had sent already, one repetition with the same key.
 """
 
 import asyncio
 import random
 import time
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +22,8 @@ import structlog
 from lighthouse import telling
 from lighthouse.channels import Sender
 from lighthouse.errors import StoreError, StoreUnavailable
-from lighthouse.model import OPERATOR, AlertType, Answer, Delivery, DeliveryState
+from lighthouse.fleet.bulkheads import MOST_WAITING, NO_CHANNEL, Bulkheads
+from lighthouse.model import OPERATOR, AlertType, Answer, Channel, Delivery, DeliveryState
 from lighthouse.retries import next_delay_s
 from lighthouse.store import outbox
 from lighthouse.store.outbox import Overtaken
@@ -28,8 +31,6 @@ from lighthouse.store.pool import Pool, translated
 
 log = structlog.get_logger(__name__)
 
-#: Channels that are sent to at the same time.
-LANES = 64
 #: Connections that marking takes of the pool, which the recorder needs too.
 MARKS_AT_ONCE = 2
 #: Seconds that a lease outlasts the longest sending: time for the mark, and for what is queued.
@@ -38,6 +39,8 @@ LEASE_MARGIN_S = 20.0
 MARK_S = 5.0
 #: Seconds that the end of an incident waits for the news of its beginning, which is on its way.
 OVERTAKE_S = 0.5
+#: Seconds in which lanes that end are cleared together: a claim costs as much as a delivery.
+TOGETHER_S = 0.05
 #: Ends that somebody would want to know of.
 _LOST = (DeliveryState.GAVE_UP, DeliveryState.CHANNEL_REMOVED)
 #: Seconds between tries to mark while PostgreSQL is away.
@@ -55,6 +58,10 @@ class Courier:
         self._sender = sender
         self._lease_s = sender.longest_send_s + LEASE_MARGIN_S
         self._lanes: dict[UUID, asyncio.Task[int]] = {}
+        self._bulkheads = Bulkheads()
+        self._names: dict[UUID, str] = {}  #: bulkhead of each channel with a lane or in wait
+        #: By bulkhead: deliveries of one channel each, and until when they are leased.
+        self._waiting: dict[str, deque[tuple[list[Delivery], float]]] = {}
         self._marks = asyncio.Semaphore(MARKS_AT_ONCE)
         self._again = asyncio.Event()
         self._idle = asyncio.Event()
@@ -98,33 +105,73 @@ class Courier:
         try:
             while not self._closing and (self._lanes or self._again.is_set()):
                 self._again.clear()
-                room = LANES - len(self._lanes)
-                if room > 0 and await self._claim(min(limit, room)):
+                if await self._claim(limit):
                     self._again.set()
                 elif self._lanes:
                     await self._landing()
                 sent += self._landed()
         finally:
-            if self._lanes:  # closing, or nothing more can be claimed: these are under way
-                await asyncio.wait(self._lanes.values())
+            self._fill()
+            while self._lanes:  # closing, or nothing more can be claimed: these are under way
+                await asyncio.wait(self._lanes.values(), return_when=asyncio.FIRST_COMPLETED)
                 sent += self._landed()
         return sent
 
     async def _claim(self, limit: int) -> bool:
         until = time.monotonic() + self._lease_s
-        claimed = await outbox.claim(self._pool, limit, self._lease_s, busy=list(self._lanes))
+        claimed = await outbox.claim(
+            self._pool,
+            limit,
+            self._lease_s,
+            busy=[*self._names, *self._bulkheads.full_channels()],
+            full=self._bulkheads.full_services(),
+        )
         by_channel: dict[UUID, list[Delivery]] = {}
         for delivery in claimed:
             by_channel.setdefault(delivery.channel_id, []).append(delivery)
+        surplus: list[Delivery] = []
         for channel_id, deliveries in by_channel.items():
-            self._lanes[channel_id] = asyncio.create_task(self._lane(deliveries, until))
+            name = self._bulkhead(deliveries[0])
+            self._bulkheads.remember(channel_id, name)
+            waiting = self._waiting.setdefault(name, deque())
+            if len(waiting) < MOST_WAITING:
+                self._names[channel_id] = name
+                waiting.append((deliveries, until))
+                self._fill()
+            else:
+                surplus += deliveries
+        if surplus:
+            async with self._marks:
+                await outbox.give_back(self._pool, surplus)
         return bool(claimed)
 
+    def _bulkhead(self, delivery: Delivery) -> str:
+        channel = self._channel(delivery)
+        return NO_CHANNEL if channel is None else self._sender.bulkhead(channel)
+
+    def _channel(self, delivery: Delivery) -> Channel | None:
+        if delivery.subscription_id == OPERATOR:
+            return self._sender.operator_channels.get(delivery.channel_id)
+        return delivery.channel
+
+    def _fill(self) -> None:
+        """Give a lane to whoever waits for one and may have it; all may who are only put back."""
+        for name, waiting in list(self._waiting.items()):
+            while waiting and (self._closing or self._bulkheads.has_room(name)):
+                deliveries, until = waiting.popleft()
+                self._bulkheads.began(name)
+                lane = asyncio.create_task(self._lane(deliveries, until))
+                self._lanes[deliveries[0].channel_id] = lane
+            if not waiting:
+                del self._waiting[name]
+
     async def _landing(self) -> None:
-        """Wait until a lane is done or a new call came."""
+        """Wait until a lane is done, and those that follow at once, or a new call came."""
         hint = asyncio.create_task(self._again.wait())
         try:
             await asyncio.wait({hint, *self._lanes.values()}, return_when=asyncio.FIRST_COMPLETED)
+            if not hint.done():
+                await asyncio.wait({hint, *self._lanes.values()}, timeout=TOGETHER_S)
         finally:
             hint.cancel()
 
@@ -133,7 +180,9 @@ class Courier:
         done = {channel: lane for channel, lane in self._lanes.items() if lane.done()}
         for channel in done:
             del self._lanes[channel]
+            self._bulkheads.ended(self._names.pop(channel))
         if done:
+            self._fill()
             self._again.set()  # more may be due for a channel that was busy
         return sum(lane.result() for lane in done.values() if not lane.cancelled())
 
@@ -151,9 +200,7 @@ class Courier:
 
     async def _one(self, delivery: Delivery, until: float) -> bool:
         """Send one delivery and mark it. True when it was sent."""
-        channel = delivery.channel
-        if delivery.subscription_id == OPERATOR:
-            channel = self._sender.operator_channels.get(delivery.channel_id)
+        channel = self._channel(delivery)
         if channel is None:
             await self._end(
                 delivery, DeliveryState.CHANNEL_REMOVED, "the channel was removed", until
@@ -173,6 +220,8 @@ class Courier:
             await self._mark(delivery, until, lambda: outbox.put_back(self._pool, delivery))
             return False
         answer = await self._sender.send(replace(told, channel=channel))
+        if answer.tried:
+            self._bulkheads.heard(self._names[delivery.channel_id], silent=answer.silent)
         return await self._judge(delivery, answer, until)
 
     async def _may_be_told(self, delivery: Delivery, until: float) -> Delivery | None:

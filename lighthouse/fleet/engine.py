@@ -20,11 +20,13 @@ import uvloop
 from lighthouse import probes
 from lighthouse.channels import Sender, operator_channels
 from lighthouse.errors import LighthouseError, StoreError
-from lighthouse.fleet import health
 from lighthouse.fleet.batches import Batches
+from lighthouse.fleet.confirm import Confirmer
 from lighthouse.fleet.delivery import Courier
+from lighthouse.fleet.health import Health
 from lighthouse.fleet.recorder import Recorder
-from lighthouse.schedule import Leases, check_server, connect_async
+from lighthouse.fleet.targets import references
+from lighthouse.schedule import Confirmations, Leases, Pace, check_server, connect_async
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 from lighthouse.store import maintenance, rollups, upkeep
@@ -100,7 +102,7 @@ class Engine:
         client = connect_async(settings.require_redis())
         stack.push_async_callback(client.aclose)
         prober = await stack.enter_async_context(probes.Prober(settings))
-        sender = await stack.enter_async_context(Sender(settings))
+        sender = await stack.enter_async_context(Sender(settings, pacer=Pace(client)))
         self._sender = sender
         self._limits = Limits(
             subscription=settings.alerts_per_subscription, user=settings.alerts_per_user
@@ -124,16 +126,26 @@ class Engine:
             alerted=self._alerted,
         )
         self._batches.recorder = self._recorder
-        self._batches.health = health.Health(
+        confirmer = Confirmer(
+            Confirmations(client, self._name),
+            specs=self._batches.specs,
             prober=prober,
-            references=health.references(settings.reference_targets),
+            worker=self._name,
+            region=settings.region,
+            cut_off=lambda: self._batches.health.cut_off,
+        )
+        self._batches.health = Health(
+            prober=prober,
+            references=references(settings.reference_targets),
             add=self._recorder.add,
             alarm=self._network_lost,
+            confirm=confirmer.ask,
         )
         self._flushing = asyncio.create_task(self._watched(self._recorder.run()))
         self._background = [
             asyncio.create_task(self._watched(self._batches.run())),
             asyncio.create_task(self._watched(self._batches.keep())),
+            asyncio.create_task(self._watched(confirmer.run())),
         ]
 
     async def _watched(self, part: Coroutine[Any, Any, None]) -> None:

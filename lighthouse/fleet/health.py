@@ -2,47 +2,53 @@
 
 A target that answered wrongly has proved the way to it. One that was silent is held back until
 something unrelated answers afterwards: another check, a reference target, or a target that
-answered lately and is asked again. Where nothing unrelated had answered during the attempt either,
-that proof may only mean that the network is back, so the silent target is checked once more. What
-nothing proves in time becomes `error`, and the operator hears of it once.
+answered lately and is asked again. Where nothing had answered during the attempt either, or for
+unusually long since, that proof may only mean that the network is back, so the silent target is
+checked once more. What nothing proves in time becomes `error`, and the operator hears of it once.
+
+Meanwhile another worker looks at what is newly down. What it reaches and this one does not, at a
+second look either, is no fault of the target.
 """
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 
-from lighthouse.errors import ConfigError, SettingsError
+from lighthouse.fleet.answers import Answers
+from lighthouse.fleet.targets import ASK_S, Target
 from lighthouse.model import (
     ERROR_MESSAGE_CHARS,
     CheckStatus,
-    MonitorType,
+    Confirmation,
     Outcome,
     Reason,
     Result,
     storable,
 )
-from lighthouse.probes import MonitorConfig, Prober, parse_config
+from lighthouse.probes import Prober
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds that a silent target waits for proof: within them a lost network has cost a second look
 #: at every reference, and the shortest interval is not over.
 PROOF_S = 5.0
-#: Seconds that a reference may take, and between two rounds of asking.
-ASK_S, ROUND_S = 2.0, 0.5
+#: Seconds between two rounds of asking.
+ROUND_S = 0.5
 #: Seconds in which a busy fleet has its next answer anyway.
 BUSY_S = 0.2
 #: Silent targets that are checked once more at the same time.
 MOST_AGAIN = 64
-#: Places that answered last and may be asked again.
+#: Subscriptions that this worker saw down last, each about 100 bytes.
+MOST_DOWN = 10_000
+#: Places that answered last and may be asked again, and targets of each.
 REMEMBERED = 4
 
 #: Nothing came back: only something else can prove that it would have.
@@ -60,56 +66,17 @@ _OWN = frozenset({Reason.PROBER_NETWORK, Reason.PROBER_RESOLVER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What was checked, as far as relations between targets go."""
-
-    type: MonitorType
-    config: MonitorConfig
-    place: str  #: host and port: of targets that share it one is enough to ask
-    who: UUID | None = None  #: the subscription; an answer proves nothing for its own
-
-    @property
-    def askable(self) -> bool:
-        """Whether one check more does nothing there that its owner did not ask for."""
-        return getattr(self.config, "method", "") in ("GET", "HEAD")
-
-
-def place_of(config: MonitorConfig) -> str:
-    """Where a target is, for telling related ones apart."""
-    shown = config.target()
-    return urlsplit(shown).netloc.lower() or shown
-
-
-def references(urls: Sequence[str]) -> list[Target]:
-    """The operator's reference targets; any answer of theirs is proof. Raises SettingsError."""
-    found = []
-    for url in urls:
-        config: dict[str, Any] = {
-            "url": url,
-            "timeout": ASK_S,
-            "retries": 0,
-            "valid_status_codes": ["100-599"],
-            "follow_redirects": False,
-        }
-        try:
-            parsed = parse_config(MonitorType.HTTP, config)
-        except ConfigError as exc:
-            raise SettingsError(f"LIGHTHOUSE_REFERENCE_TARGETS: {exc}") from None
-        found.append(Target(type=MonitorType.HTTP, config=parsed, place=place_of(parsed)))
-    return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
-    """A silent target's result that waits for proof."""
+    """A failure that waits: for proof if the target was silent, and for what another worker saw."""
 
     target: Target
     outcome: Outcome
     result: Result
     interval_s: float
-    ended_at: float  #: monotonic, s
-    sure: bool  #: something unrelated answered during its last attempt
+    began_at: float  #: its last attempt; monotonic, s
+    ended_at: float
     again: bool  #: it was checked once more already
+    confirming: "asyncio.Task[Confirmation | None] | None"  #: None: nobody is asked
 
 
 class Health:
@@ -122,19 +89,23 @@ class Health:
         references: Sequence[Target],
         add: Callable[[Result], None],
         alarm: Callable[[str], None],
+        confirm: Callable[[Target], Coroutine[Any, Any, Confirmation | None]] | None = None,
     ) -> None:
-        """`add` takes what may be recorded; `alarm` hears once when an outage of ours begins."""
+        """`add` takes what may be recorded; `alarm` hears once when an outage of ours begins.
+
+        `confirm` asks another worker, and ends by itself.
+        """
         self._prober = prober
         self._references = references
         self._add = add
         self._alarm = alarm
-        self._answered: OrderedDict[str, Target] = OrderedDict()  #: newest last
+        self._confirm = confirm
+        self._down: OrderedDict[UUID | None, None] = OrderedDict()  #: newest last
+        self._answered: OrderedDict[str, list[Target]] = OrderedDict()  #: by place, newest last
         self._held: list[_Held] = []
-        #: When something answered last, and when something of another subscription did.
-        self._last: tuple[float, UUID | None] = (-math.inf, None)
-        self._other: tuple[float, UUID | None] = (-math.inf, None)
+        self._answers = Answers()
         self._again = asyncio.Semaphore(MOST_AGAIN)
-        self._checking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._in_doubt_since: float | None = None
         self._alarmed = False
         self._seeker: asyncio.Task[None] | None = None
@@ -144,6 +115,11 @@ class Health:
         """Results that wait for proof."""
         return len(self._held)
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether nothing has answered for so long that the fault is ours."""
+        return self._alarmed
+
     def take(
         self,
         target: Target,
@@ -151,72 +127,143 @@ class Health:
         result: Result,
         interval_s: float,
         *,
-        again: bool = False,
+        before: _Held | None = None,
     ) -> None:
-        """Record a result, at once or when it is proved."""
+        """Record a result, at once or when it is proved. `before`: its check's earlier look."""
         if outcome.status is CheckStatus.SUCCESS:
             self._proved(target)
+            self._store(target, result)
+            return
+        if not outcome.status.down:
             self._add(result)
+            if outcome.reason in _OWN:
+                self._seek()
             return
-        reason = outcome.reason
-        if outcome.status.down and not _heard(outcome) and self._needs_proof(reason, target):
-            now = time.monotonic()
-            latest = self._last if self._last[1] != target.who else self._other
-            self._held.append(
-                _Held(
-                    target=target,
-                    outcome=outcome,
-                    result=result,
-                    interval_s=interval_s,
-                    ended_at=now,
-                    sure=latest[0] >= now - (outcome.latency_ms or 0.0) / 1000,
-                    again=again,
-                )
-            )
+        now = time.monotonic()
+        held = _Held(
+            target=target,
+            outcome=outcome,
+            result=result,
+            interval_s=interval_s,
+            began_at=now - (outcome.latency_ms or 0.0) / 1000,
+            ended_at=now,
+            again=before is not None,
+            confirming=before.confirming if before and before.confirming else self._ask_for(target),
+        )
+        if self._needs_proof(held):
+            self._held.append(held)
             self._seek()
-            return
-        self._add(result)
-        if reason in _OWN:
-            self._seek()
+        else:
+            self._let_through(held)
 
-    def _needs_proof(self, reason: Reason | None, target: Target) -> bool:
-        if reason in _SILENT:
+    def _needs_proof(self, held: _Held) -> bool:
+        if not _unheard(held.outcome):
+            return False
+        if held.outcome.reason in _SILENT:
             return True
-        return reason in _DOUBTFUL and bool(self._references or self._whom_to_ask({target.place}))
+        return bool(self._references or self._whom_to_ask({held.target.place}))
+
+    def _store(self, target: Target, result: Result) -> None:
+        """Record what is believed of a target, and remember whether it is down."""
+        if result.status.down:
+            self._down[target.who] = None
+            self._down.move_to_end(target.who)
+            if len(self._down) > MOST_DOWN:
+                self._down.popitem(last=False)
+        else:
+            self._down.pop(target.who, None)
+        self._add(result)
+
+    def _ask_for(self, target: Target) -> "asyncio.Task[Confirmation | None] | None":
+        """Let another worker look at what is newly down, unless we know that the fault is ours."""
+        known = target.who in self._down or self.cut_off
+        if self._confirm is None or known or not target.askable:
+            return None
+        return self._spawn(self._confirm(target))
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _let_through(self, held: _Held) -> None:
+        if held.confirming is None:
+            self._store(held.target, held.result)
+        else:
+            self._spawn(self._weigh(held, held.confirming))
+
+    async def _weigh(self, held: _Held, confirming: "asyncio.Task[Confirmation | None]") -> None:
+        """Record a failure with what another worker saw, as far as that leaves it one."""
+        try:
+            found = await confirming
+        except Exception:
+            log.exception("another worker could not be asked")
+            found = None
+        result = replace(held.result, confirmation=found)
+        if found is None or found.status.down or not _unheard(held.outcome):
+            self._store(held.target, result)
+        elif self._again.locked():  # that many at once: it is us
+            self._add(_unconfirmed(result))
+        else:
+            await self._look_once_more(held, result)
+
+    async def _look_once_more(self, held: _Held, result: Result) -> None:
+        async with self._again:
+            try:
+                found = await self._prober.probe(
+                    held.target.type, held.target.config.once(), held.interval_s
+                )
+            except Exception:
+                log.exception("a target could not be checked again")
+                self._add(_unconfirmed(result))
+                return
+        outcome, seen = _together(held, found)
+        if outcome.status is CheckStatus.SUCCESS:
+            self._proved(held.target)
+            self._store(held.target, seen)
+        else:
+            self._add(_unconfirmed(replace(result, attempts=seen.attempts)))
 
     def _whom_to_ask(self, doubted: set[str]) -> list[Target]:
-        """Two that answered last, none of them where something is silent."""
-        return [t for t in reversed(self._answered.values()) if t.place not in doubted][:2]
+        """Two that answered last, at two places if there are, none where something is silent."""
+        places = [
+            known for place, known in reversed(self._answered.items()) if place not in doubted
+        ]
+        others = [target for known in places for target in reversed(known[:-1])]
+        return [*(known[-1] for known in places), *others][:2]
 
     def _proved(self, target: Target) -> None:
-        place = target.place
-        if self._last[1] != target.who:
-            self._other = self._last
-        self._last = (time.monotonic(), target.who)
+        self._answers.note(time.monotonic())
         if target.askable:
-            self._answered[place] = target
-            self._answered.move_to_end(place)
+            known = [t for t in self._answered.get(target.place, ()) if t.who != target.who]
+            self._answered[target.place] = [*known[1 - REMEMBERED :], target]
+            self._answered.move_to_end(target.place)
             if len(self._answered) > REMEMBERED:
                 self._answered.popitem(last=False)
         if self._in_doubt_since is None and not self._alarmed:
             return
-        waiting, self._held = self._held, []
-        for held in waiting:
-            if held.target.who == target.who:
-                self._held.append(held)
-            elif held.sure:
-                self._add(held.result)
-            elif held.again:
-                self._add(_unproved(held.result))
-            else:
-                task = asyncio.create_task(self._check_again(held))
-                self._checking.add(task)
-                task.add_done_callback(self._checking.discard)
+        if self._held:
+            self._release(target.who)
         if not self._held:
             self._in_doubt_since = None
         if self._alarmed:
             self._alarmed = False
             log.warning("the prober's network is back")
+
+    def _release(self, who: UUID | None) -> None:
+        """Something of `who` answered: let go of what waited for that."""
+        waiting, self._held = self._held, []
+        pauses = self._answers.pauses()
+        for held in waiting:
+            if held.target.who == who:
+                self._held.append(held)
+            elif pauses.spare(held.began_at, held.ended_at):
+                self._let_through(held)
+            elif held.again:
+                self._add(_unproved(held.result))
+            else:
+                self._spawn(self._check_again(held))
 
     def _seek(self) -> None:
         if self._in_doubt_since is None:
@@ -247,6 +294,12 @@ class Health:
             return
         if outcome.status is CheckStatus.SUCCESS:
             self._proved(target)
+        elif not _unheard(outcome):  # it is down itself: the next round asks another one
+            known = [t for t in self._answered.get(target.place, ()) if t.who != target.who]
+            if known:
+                self._answered[target.place] = known
+            else:
+                self._answered.pop(target.place, None)
 
     async def _check_again(self, held: _Held) -> None:
         async with self._again:
@@ -258,15 +311,8 @@ class Health:
                 log.exception("a target could not be checked again")
                 self._add(_unproved(held.result))
                 return
-        outcome = replace(found, attempts=found.attempts + held.outcome.attempts)
-        result = Result.of(
-            held.result.subscription_id,
-            held.result.slot,
-            outcome,
-            delay_ms=held.result.delay_ms,
-            region=held.result.region,
-        )
-        self.take(held.target, outcome, result, held.interval_s, again=True)
+        outcome, result = _together(held, found)
+        self.take(held.target, outcome, result, held.interval_s, before=held)
 
     def _give_up(self) -> None:
         since = self._in_doubt_since
@@ -293,10 +339,10 @@ class Health:
         self._in_doubt_since = self._held[0].ended_at if self._held else None
 
     async def close(self) -> None:
-        """Let go; what waits for proof is not recorded, and another worker checks it again."""
+        """Let go; what waits is not recorded, and another worker checks it again."""
         self._held.clear()
         self._in_doubt_since = None
-        running = [*self._checking, *([self._seeker] if self._seeker else [])]
+        running = [*self._tasks, *([self._seeker] if self._seeker else [])]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -310,14 +356,35 @@ def _heard(outcome: Outcome) -> bool:
     )
 
 
+def _unheard(outcome: Outcome) -> bool:
+    """Whether the way to the target may be what failed."""
+    return outcome.reason in _SILENT | _DOUBTFUL and not _heard(outcome)
+
+
+def _together(held: _Held, found: Outcome) -> tuple[Outcome, Result]:
+    """A further look at a target, as part of the same check."""
+    outcome = replace(found, attempts=found.attempts + held.outcome.attempts)
+    was = held.result
+    result = Result.of(
+        was.subscription_id, was.slot, outcome, delay_ms=was.delay_ms, region=was.region
+    )
+    return outcome, result
+
+
 def _unproved(result: Result) -> Result:
+    why = "nothing proved the prober's own health"
+    return _not_judged(result, Reason.PROBER_UNPROVED, why)
+
+
+def _unconfirmed(result: Result) -> Result:
+    return _not_judged(result, Reason.PROBER_UNCONFIRMED, "another worker reached it")
+
+
+def _not_judged(result: Result, reason: Reason, why: str) -> Result:
+    told = f"not judged, for {why}: {result.error_message or 'no answer'}"
     return replace(
         result,
         status=CheckStatus.ERROR,
-        error_code=Reason.PROBER_UNPROVED.value,
-        error_message=storable(
-            "not judged, for nothing proved the prober's own health: "
-            f"{result.error_message or 'no answer'}",
-            ERROR_MESSAGE_CHARS,
-        ),
+        error_code=reason.value,
+        error_message=storable(told, ERROR_MESSAGE_CHARS),
     )

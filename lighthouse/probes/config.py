@@ -1,6 +1,6 @@
 """What every monitor's configuration shares: its deadline, its retries, its name for people."""
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,6 +51,18 @@ class MonitorConfig(BaseModel):
         """Seconds that all attempts and the pauses between them may take."""
         attempts = self.retries + 1
         return self.timeout_s(interval_s) * attempts + RETRY_PAUSE_S * self.retries
+
+    def once(self, limit_s: float | None = None) -> Self:
+        """The same check in one attempt, which takes no longer than `limit_s`."""
+        changes: dict[str, Any] = {"retries": 0}
+        if limit_s is not None:
+            changes["timeout"] = min(limit_s, self.timeout or limit_s)
+        return self.model_copy(update=changes)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether one check more does nothing at the target that its owner did not ask for."""
+        return False
 
     def target(self) -> str:
         """What is checked, for people: without credentials."""

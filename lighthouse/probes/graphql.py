@@ -31,6 +31,9 @@ _ERROR_CHARS = 200
 #: A query that changes something: a GET may be repeated by anybody on its way.
 _MUTATION = re.compile(r"(?:[\s,\ufeff]|#[^\n]*)*mutation\b")
 
+#: Stands in every document that holds a mutation, if only as some other word.
+_MAY_CHANGE = re.compile(r"\bmutation\b")
+
 #: The names of types in a shape, each the answer to whether a value is one.
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "any": lambda _: True,
@@ -99,6 +102,10 @@ class GraphqlConfig(HttpConfig):
             if len(self.request.url) > _MOST_URL_CHARS:
                 raise ValueError("the query is too long for the method GET; use POST")
         return self
+
+    @property
+    def repeatable(self) -> bool:
+        return _MAY_CHANGE.search(self.query) is None
 
     @cached_property
     def request(self) -> HttpRequest:

@@ -231,6 +231,10 @@ class HttpConfig(MonitorConfig):
             raise ValueError("the URL's address is of the other ip_version")
         return self
 
+    @property
+    def repeatable(self) -> bool:
+        return self.method in ("GET", "HEAD")
+
     def target(self) -> str:
         return urls.shown(self.url)
 

@@ -14,13 +14,16 @@ _MOST_TIMES = 16_384
 
 
 def timings(easy: Any, dns_ms: float | None) -> Timings:
-    """The phases' lengths from libcurl's marks, which count from the exchange's start in µs."""
+    """The phases' lengths from libcurl's marks, which count from the exchange's start in µs.
+
+    It also sets the last two where an exchange ends early; a microsecond between them is no answer.
+    """
     info = easy.getinfo
     named = info(pycurl.NAMELOOKUP_TIME_T)
     connected = info(pycurl.CONNECT_TIME_T)
     secured = info(pycurl.APPCONNECT_TIME_T)
     sent = info(pycurl.POSTTRANSFER_TIME_T)
-    answered = info(pycurl.STARTTRANSFER_TIME_T)
+    answered = info(pycurl.STARTTRANSFER_TIME_T) if info(pycurl.RESPONSE_CODE) else 0
     return Timings(
         dns_ms=dns_ms,
         tcp_ms=(connected - named) / 1000 if connected else None,

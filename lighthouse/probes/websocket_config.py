@@ -137,6 +137,10 @@ class WebsocketConfig(MonitorConfig):
             raise ValueError("needs a URL that starts with wss://")
         return value
 
+    @property
+    def repeatable(self) -> bool:
+        return self.send is None
+
     def target(self) -> str:
         return urls.shown(self.url)
 

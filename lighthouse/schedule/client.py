@@ -1,5 +1,7 @@
 """Connections to Redis that cannot hang, and what must be true of the server."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis
@@ -7,7 +9,12 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from lighthouse.errors import ScheduleMisconfigured, ScheduleUnavailable, SettingsError
+from lighthouse.errors import (
+    ScheduleError,
+    ScheduleMisconfigured,
+    ScheduleUnavailable,
+    SettingsError,
+)
 
 #: A server that answers no command in this time is away (redis-py's own default is forever).
 SOCKET_TIMEOUT_S = 5.0
@@ -65,3 +72,14 @@ def check_server(url: str) -> None:
             f"Redis evicts keys (maxmemory-policy {policy}) and would lose checks;"
             " set maxmemory-policy noeviction"
         )
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Redis' errors as ScheduleUnavailable or ScheduleError."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+        raise ScheduleUnavailable(f"Redis is not available: {exc}") from exc
+    except redis.exceptions.RedisError as exc:
+        raise ScheduleError(f"Redis: {exc}") from exc

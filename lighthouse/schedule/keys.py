@@ -14,6 +14,15 @@
     lh:clock     string      the latest time that a claim has seen, ms
     lh:database  string      identity of the PostgreSQL database that the schedule was made from
     lh:counters  hash        shed, republished, abandoned, skipped: since the last flush
+    lh:pace:gate:SHA256      hash of an address: o until when it is closed, w its window, p
+                             messages a window if told, h how many were sent away, b and k begin
+                             of the window and messages in it, a time of writing; ms, expires
+    lh:pace:turn:SHA256      hash of what has a rate: n when the next message may go, h how many
+                             were sent away, a time of writing; ms, expires
+    lh:confirm   list        requests to look at a target at once (JSON): any worker but the one
+                             that asks takes them
+    lh:confirm:ID            string: the lease of such a request, which ends by itself
+    lh:confirmed:WORKER      list: answers to the requests of a worker (JSON); ends by itself
 
 A batch's attempt is its lease's token: who holds another one has lost the batch.
 """
@@ -30,6 +39,11 @@ WORKERS = "lh:workers"
 CLOCK = "lh:clock"
 COUNTERS = "lh:counters"
 DATABASE = "lh:database"
+PACE_GATE_PREFIX = "lh:pace:gate:"
+PACE_TURN_PREFIX = "lh:pace:turn:"
+CONFIRM = "lh:confirm"
+CONFIRM_PREFIX = "lh:confirm:"
+CONFIRMED_PREFIX = "lh:confirmed:"
 
 #: Queues by their code in `lh:meta`.
 QUEUES = ("checks", "browser")

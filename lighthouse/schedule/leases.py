@@ -1,15 +1,13 @@
 """A worker's side of the schedule: start a batch under its lease, renew it, release it."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import redis.asyncio
-import redis.exceptions
 
-from lighthouse.errors import ScheduleError, ScheduleUnavailable
+from lighthouse.schedule.client import translated
 from lighthouse.schedule.keys import (
     COUNTERS,
     LEASE_PREFIX,
@@ -168,7 +166,7 @@ class Leases:
 
     async def start(self, batch: str, attempt: int) -> Start:
         """Take a queued batch; from now on its lease must be renewed."""
-        async with _translated():
+        async with translated():
             answer: Any = await self._start(args=[batch, attempt, self._worker])
         now = int(answer[0])
         packed = answer[2] if len(answer) > 2 else b""
@@ -190,7 +188,7 @@ class Leases:
         """Version and spec (JSON) of each subscription that is still scheduled."""
         if not ids:
             return {}
-        async with _translated():
+        async with translated():
             found: Any = await self._redis.hmget(SPEC, [i.bytes for i in ids])
         head = SPEC_HEAD.size
         return {
@@ -204,7 +202,7 @@ class Leases:
         args: list[Any] = [self._worker]
         for batch, attempt in held:
             args += (batch, attempt)
-        async with _translated():
+        async with translated():
             lost: Any = await self._renew(args=args)
         return [(lost[i].decode(), int(lost[i + 1])) for i in range(0, len(lost), 2)]
 
@@ -214,7 +212,7 @@ class Leases:
         for batch, attempt in done:
             args += (batch, attempt)
         if args:
-            async with _translated():
+            async with translated():
                 await self._release(args=args)
 
     async def give_back(self, rest: Iterable[tuple[Token, Sequence[tuple[UUID, int]]]]) -> None:
@@ -224,20 +222,10 @@ class Leases:
             body = b"".join(i.bytes + slot.to_bytes(8, "big") for i, slot in checks)
             args += (batch, attempt, body)
         if args:
-            async with _translated():
+            async with translated():
                 await self._give_back(args=args)
 
     async def leave(self) -> None:
         """No longer count as a live worker."""
-        async with _translated():
+        async with translated():
             await self._redis.zrem(WORKERS, self._worker)
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
-        raise ScheduleUnavailable(f"Redis is not available: {exc}") from exc
-    except redis.exceptions.RedisError as exc:
-        raise ScheduleError(f"Redis: {exc}") from exc

@@ -108,13 +108,14 @@ async def announce(
     ]
     if worse:
         await connection.execute(_WORSEN, (worse,))
-    counted = [(one, event) for one, event in told if not event.closes]
+    # Of a run of changes only the last is ever told: to count each would withhold other alerts.
+    counted = [(one, event) for one, event in told if _counts(event)]
     spent = iter(
         await spend(connection, [(one.state.id, one.state.user_id) for one, _ in counted], limits)
     )
     written = []
     for one, event in told:
-        answer = None if event.closes else next(spent)
+        answer = next(spent) if _counts(event) else None
         incident = incidents.get((one.state.id, event.about))
         context = _context(one, event)
         if answer is not None and answer.allowed and answer.last:
@@ -137,6 +138,11 @@ async def announce(
         )
     await enqueue(connection, *written)
     return len(written)
+
+
+def _counts(event: verdict.Event) -> bool:
+    """Whether an event is one of the alerts that an hour has room for."""
+    return not event.closes and not event.flapping
 
 
 async def _incidents(

@@ -34,7 +34,10 @@ from lighthouse.store.creation import (
     write_alerting,
 )
 from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
+from lighthouse.store.maintenance import OwnWindow, own_windows, write_window
+from lighthouse.store.parents import clear_parents, read_parents, write_parents
 from lighthouse.store.pool import Connection, Pool, translated
+from lighthouse.windows import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ class Present:
 
     subscriptions: tuple[Subscription, ...]
     channels: tuple[Channel, ...]
+    parents: Mapping[UUID, Sequence[UUID]]  #: of those that have any
+    windows: Mapping[UUID, Sequence[OwnWindow]]  #: of those that have any of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,10 @@ class Changed:
     alerting: Mapping[str, Any] | None = None  #: as it is stored; None keeps what is there
 
 
+#: (wallet, name): what a subscription is known by that may be yet to be made.
+Key = tuple[str, str]
+
+
 @dataclass(slots=True, kw_only=True)
 class Changes:
     """Everything that is to be done."""
@@ -83,12 +92,18 @@ class Changes:
     add_channels: list[tuple[UUID, WantedChannel]] = field(default_factory=list)
     change_channels: list[tuple[UUID, WantedChannel]] = field(default_factory=list)
     remove_channels: list[UUID] = field(default_factory=list)
+    parents: list[tuple[Key, Sequence[Key]]] = field(default_factory=list)
+    """All parents of each subscription whose parents change."""
+    add_windows: list[tuple[Key, str, Window]] = field(default_factory=list)
+    """With their names."""
+    remove_windows: list[UUID] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(
             (
                 *(self.create, self.change, self.cancel),
                 *(self.add_channels, self.change_channels, self.remove_channels),
+                *(self.parents, self.add_windows, self.remove_windows),
             )
         )
 
@@ -119,8 +134,13 @@ async def _present(conn: Connection, wallets: Sequence[str], *, lock: bool) -> P
             ([each.id for each in found],),
         )
         channels = channels_of(await cursor.fetchall())
+    ids = [each.id for each in found]
+    parents = await read_parents(conn, ids)
+    windows = await own_windows(conn, ids)
     found.sort(key=lambda each: (each.created_at, each.name))
-    return Present(subscriptions=tuple(found), channels=tuple(channels))
+    return Present(
+        subscriptions=tuple(found), channels=tuple(channels), parents=parents, windows=windows
+    )
 
 
 async def apply(
@@ -129,7 +149,7 @@ async def apply(
     """Make all the changes or none. Raises UsageError when `seen` is no longer so."""
     with translated():
         async with pool.connection() as conn, conn.transaction():
-            await lock_users(conn, wallets)
+            owners = await lock_users(conn, wallets)
             if await _present(conn, wallets, lock=True) != seen:
                 raise UsageError("something changed meanwhile; nothing was done, apply again")
             now = await now_ms(conn)
@@ -137,7 +157,8 @@ async def apply(
             for id_ in changes.cancel:
                 await _cancel(conn, by_id[id_], now)
             with mistakes_told():
-                for changed in changes.change:
+                # By id, as recorders lock the state rows that a policy changes.
+                for changed in sorted(changes.change, key=lambda each: each.id):
                     await _change(conn, by_id[changed.id], changed, now, enforce_plans)
                 await _remove_channels(conn, changes.remove_channels)
                 await _change_channels(conn, changes.change_channels)
@@ -161,6 +182,11 @@ async def apply(
                         ),
                     ],
                 )
+                keys = {(each.wallet_address, each.name): each.id for each in seen.subscriptions}
+                for id_, (new, _, _) in zip(ids, changes.create, strict=True):
+                    keys[new.wallet, new.name or ""] = id_
+                await _set_parents(conn, changes.parents, keys)
+                await _set_windows(conn, changes, keys, owners)
 
 
 async def _cancel(conn: Connection, row: Subscription, now: int) -> None:
@@ -216,6 +242,26 @@ async def _pause(conn: Connection, ids: Sequence[UUID], now: int) -> None:
         )
     for id_ in ids:
         await close_epoch(conn, id_, now)
+
+
+async def _set_parents(
+    conn: Connection, wanted: Sequence[tuple[Key, Sequence[Key]]], keys: Mapping[Key, UUID]
+) -> None:
+    if wanted:
+        await clear_parents(conn, [keys[child] for child, _ in wanted])
+    for child, parents in wanted:
+        await write_parents(conn, keys[child], [keys[parent] for parent in parents])
+
+
+async def _set_windows(
+    conn: Connection, changes: Changes, keys: Mapping[Key, UUID], owners: Mapping[str, UUID]
+) -> None:
+    if changes.remove_windows:
+        await conn.execute(
+            "DELETE FROM maintenance_windows WHERE id = ANY(%s)", (list(changes.remove_windows),)
+        )
+    for key, name, window in changes.add_windows:
+        await write_window(conn, owners[key[0]], keys[key], name, window)
 
 
 async def _remove_channels(conn: Connection, ids: Sequence[UUID]) -> None:

@@ -33,6 +33,7 @@ from lighthouse.store.creation import (
     write_alerting,
 )
 from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
+from lighthouse.store.parents import write_parents
 from lighthouse.store.pool import Connection, Pool, translated
 
 __all__ = [
@@ -220,13 +221,14 @@ async def change(
     interval_s: int | None = None,
     config: Mapping[str, Any] | None = None,
     alerting: Mapping[str, Any] | None = None,
+    parents: Sequence[UUID] | None = None,
 ) -> None:
-    """`set_interval` and `update_config` in one transaction; None keeps what is.
+    """`set_interval`, `update_config` and the like in one transaction; None keeps what is.
 
     `alerting` is what lighthouse.alerting has read, as it is stored. `worst_case_s` is of the
     configuration that will be in force, at the new interval.
     """
-    async with _changing(pool, subscription_id) as (conn, row):
+    async with _changing(pool, subscription_id, with_owner=parents is not None) as (conn, row):
         if row["status"] in (SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED):
             raise _cannot("changed", row)
         seconds = row["check_interval_seconds"] if interval_s is None else interval_s
@@ -243,6 +245,8 @@ async def change(
         )
         if alerting is not None:
             await write_alerting(conn, subscription_id, alerting)
+        if parents is not None:
+            await write_parents(conn, subscription_id, parents)
         moved = seconds != row["check_interval_seconds"]
         if moved and row["status"] == SubscriptionStatus.ACTIVE:
             await close_epoch(conn, subscription_id, now)
@@ -251,11 +255,20 @@ async def change(
 
 @asynccontextmanager
 async def _changing(
-    pool: Pool, subscription_id: UUID
+    pool: Pool, subscription_id: UUID, *, with_owner: bool = False
 ) -> AsyncIterator[tuple[Connection, dict[str, Any]]]:
-    """A transaction that holds the subscription's row lock; gives the row as it now is."""
+    """A transaction that holds the subscription's row lock; gives the row as it now is.
+
+    `with_owner` locks the owner's row too, before it, as all do that need both.
+    """
     with translated():
         async with pool.connection() as conn, conn.transaction():
+            if with_owner:
+                await conn.execute(
+                    "SELECT FROM users u JOIN subscriptions s ON s.user_id = u.id"
+                    " WHERE s.id = %s FOR UPDATE OF u",
+                    (subscription_id,),
+                )
             async with conn.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(
                     "SELECT id, status, tier, target_type, check_interval_seconds, expires_at"

@@ -18,6 +18,7 @@ from lighthouse.alerting import stored_alerting
 from lighthouse.errors import UsageError
 from lighthouse.model import MonitorType, SubscriptionStatus, Tier, from_slot, to_slot
 from lighthouse.store.epochs import now_ms
+from lighthouse.store.parents import write_parents
 from lighthouse.store.pool import Connection, Pool, translated
 
 #: Subscriptions in these states count against the plan of their wallet.
@@ -61,6 +62,7 @@ class NewSubscription:
     expires_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     alerting: Mapping[str, Any] = field(default_factory=dict)  #: as lighthouse.alerting stores it
+    parents: tuple[UUID, ...] = ()  #: while one of them is down its alerts are held
 
 
 def wallet_address(text: str) -> str:
@@ -124,7 +126,11 @@ async def create_within(
         if enforce_plans:
             await _check_plans(conn, news, owners)
         names = await _names(conn, news, wallets, owners)
-        return await _insert(conn, news, owners, names, await now_ms(conn), spacing_ms)
+        ids = await _insert(conn, news, owners, names, await now_ms(conn), spacing_ms)
+    for id_, new in zip(ids, news, strict=True):
+        if new.parents:
+            await write_parents(conn, id_, new.parents)
+    return ids
 
 
 @contextmanager

@@ -36,20 +36,28 @@ class Incident:
     evidence: Mapping[str, Any]
     held: str | None  #: why nobody is told yet
     told: int  #: deliveries that arrived
+    failed_reason: str | None  #: why nobody was told, where nobody is to be any more
 
 
-# By idx_incidents_open or idx_incidents_opened_at; what was told by idx_alert_history_incident.
+# By idx_incidents_open or idx_incidents_opened_at; what was told by idx_alert_history_incident, of
+# those only that are shown: in a great outage many are open.
 _INCIDENTS = """
-SELECT i.id, i.subscription_id, s.name, s.target_type, s.target_config, i.kind, i.severity,
-       i.first_failure_at, i.opened_at, i.closed_at, i.acknowledged_at, i.acknowledged_by, i.note,
-       i.evidence, a.held, a.told
-  FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+SELECT i.*, a.held, a.told, a.failed_reason
+  FROM (
+       SELECT i.id, i.subscription_id, s.name, s.target_type, s.target_config, i.kind, i.severity,
+              i.first_failure_at, i.opened_at, i.closed_at, i.acknowledged_at, i.acknowledged_by,
+              i.note, i.evidence
+         FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+        WHERE {where}
+        ORDER BY {order} LIMIT %(limit)s) i
  CROSS JOIN LATERAL (
        SELECT min(held) FILTER (WHERE state = 'pending' AND held <> 'escalation') AS held,
-              count(*) FILTER (WHERE sent) AS told
+              count(*) FILTER (WHERE sent) AS told,
+              CASE WHEN bool_and(state NOT IN ('pending', 'sent'))
+                   THEN min(failed_reason) FILTER (WHERE alert_type <> 'recovery')
+                   END AS failed_reason
          FROM alert_history h WHERE h.incident_id = i.id AND h.time >= i.opened_at) a
- WHERE {where}
- ORDER BY {order} LIMIT %(limit)s
+ ORDER BY {order}
 """
 _OPEN = _INCIDENTS.format(
     where="i.closed_at IS NULL AND s.status = 'active'"

@@ -43,8 +43,9 @@ UNION ALL
 SELECT subscription_id, 'balance', to_jsonb(balance_level) FROM subscription_state
  WHERE subscription_id = ANY(%(valued)s::uuid[])
 UNION ALL
-SELECT subscription_id, 'certificate', certificates FROM subscription_state
- WHERE subscription_id = ANY(%(certified)s::uuid[])
+SELECT s.subscription_id, 'certificate', jsonb_build_array(s.certificates, b.alerting)
+  FROM subscription_state s JOIN subscriptions b ON b.id = s.subscription_id
+ WHERE s.subscription_id = ANY(%(certified)s::uuid[])
 """
 
 # Locked in the order of their ids, so that two recorders cannot wait for each other in a circle.
@@ -163,10 +164,9 @@ async def _unsteady(connection: Connection, stored: Sequence[Result]) -> list[UU
         return []
     latency: dict[UUID, float] = {}
     if any(kind == "slow" for _, kind, _ in rows):
-        for r in stored:
-            latency[r.subscription_id] = max(
-                r.latency_ms or 0.0, latency.get(r.subscription_id, 0.0)
-            )
+        for r in sorted(stored, key=lambda r: r.slot):  # the newest one stays
+            if r.status is CheckStatus.SUCCESS:
+                latency[r.subscription_id] = r.latency_ms or 0.0
     unsteady: dict[UUID, None] = {}
     for subscription_id, kind, believed in rows:
         if kind == "slow":
@@ -181,9 +181,11 @@ async def _unsteady(connection: Connection, stored: Sequence[Result]) -> list[UU
         elif kind == "certificate":
             r = certified[subscription_id]
             assert r.certificate is not None  # noqa: S101 - as it was chosen
-            told = believed.get(r.certificate.fingerprint)
-            # With one day left nothing smaller than 1 can follow.
-            if told is not None and told[0] <= max(1, _days_left(r) - 1):
+            certificates, alerting = believed
+            days = stored_alerting(alerting).certificate_days
+            reached = verdict.threshold(days, r.certificate.expires_at - from_slot(r.slot))
+            told = certificates.get(r.certificate.fingerprint)
+            if reached is None or (told is not None and told[0] <= reached):
                 continue
         unsteady[subscription_id] = None
     return list(unsteady)
@@ -227,14 +229,12 @@ def _slot(moment: datetime | None) -> int | None:
 
 
 def _found(stored: Sequence[Result]) -> dict[UUID, Found]:
-    """What only these results know, of the newest one of each subscription."""
-    found: dict[UUID, Found] = {}
-    for r in sorted(stored, key=lambda r: r.slot):
-        if r.bounds is not None or r.certificate is not None:
-            found[r.subscription_id] = Found(
-                slot=r.slot, bounds=r.bounds, certificate=r.certificate
-            )
-    return found
+    """What only these results know, of the newest judged one of each subscription."""
+    newest = {r.subscription_id: r for r in sorted(stored, key=lambda r: r.slot) if r.status.judged}
+    return {
+        id_: Found(slot=r.slot, bounds=r.bounds, certificate=r.certificate)
+        for id_, r in newest.items()
+    }
 
 
 def _decide(
@@ -255,7 +255,7 @@ def _decide(
     judgement = verdict.judge(
         state.belief,
         judged,
-        found.get(state.id, Found(slot=judged[0].slot if judged else 0)),
+        found[state.id],
         alerting=state.alerting,
         monitor=state.monitor,
         interval_ms=state.interval_ms,

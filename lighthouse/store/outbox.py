@@ -1,4 +1,4 @@
-"""The outbox's other side: due deliveries claimed under leases, and what became of each.
+"""The outbox's other side: what becomes of each delivery after its claim (`due`).
 
 A row of `alert_history` is one event on its way to one channel. It is claimed under a lease, sent
 outside any transaction and then marked, each step by a conditional write; whoever holds no valid
@@ -6,31 +6,24 @@ lease token changes nothing. All times that decide are PostgreSQL's.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import uuid5
 
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from lighthouse.alerting import stored_alerting
 from lighthouse.model import (
     EVENT_NAMESPACE,
     NO_CHANNEL,
-    OPERATOR,
     AlertType,
     Channel,
-    ChannelType,
-    Circumstances,
     Delivery,
     DeliveryState,
-    Severity,
     from_slot,
     storable,
-    to_slot,
 )
 from lighthouse.store.alerts import Alert, Try, alerts, due_count
+from lighthouse.store.due import claim
 from lighthouse.store.events import (
     OLDEST_PENDING,
     TITLE_CHARS,
@@ -39,8 +32,7 @@ from lighthouse.store.events import (
     enqueue_operator,
     operator_event_id,
 )
-from lighthouse.store.pool import Pool, translated
-from lighthouse.verdict import calm_ms
+from lighthouse.store.pool import Connection, Pool, translated
 
 __all__ = ["Alert", "Event", "Overtaken", "Try", "alerts", "claim", "due_count", "enqueue"]
 __all__ += ["enqueue_operator", "hold", "mark_end", "mark_retry", "mark_sent"]
@@ -50,77 +42,6 @@ __all__ += ["operator_event_id", "overtake", "put_back"]
 ANSWER_CHARS = 300
 #: Tries that are kept of a delivery: the first three and the latest.
 TRIES_KEPT = 30
-#: What is no news of a target itself: neither maintenance nor a parent holds it.
-_UNHELD = (AlertType.RECOVERY, AlertType.OPERATOR, AlertType.SUMMARY)
-
-#: Seconds that an alert waits for a parent's first check after its child's failure, and for the
-#: child's first check after its parent's recovery: both mostly change what is to be told.
-PARENT_S = 150
-
-# Found by idx_alert_history_pending. SKIP LOCKED leaves what another courier is claiming to it; a
-# row whose lease has run out is claimed again, because its courier died between claim and mark.
-# What is true of each (lighthouse.telling) is read with it, all of it by primary keys and
-# idx_maintenance_windows_user.
-_CLAIM = f"""
-WITH due AS (
-    SELECT event_id, channel_id, time FROM alert_history
-     WHERE state = 'pending' AND next_attempt_at <= now()
-       AND (lease_until IS NULL OR lease_until < now())
-       AND channel_id <> ALL(%(busy)s::uuid[])
-       AND time > now() - {OLDEST_PENDING}
-     ORDER BY next_attempt_at
-     LIMIT %(limit)s
-       FOR UPDATE SKIP LOCKED
-), claimed AS (
-    UPDATE alert_history a
-       SET lease_until = now() + make_interval(secs => %(lease_s)s),
-           lease_token = gen_random_uuid(),
-           attempt = least(a.attempt + 1, 32767)
-      FROM due
-     WHERE a.event_id = due.event_id AND a.channel_id = due.channel_id AND a.time = due.time
-       AND a.time > now() - {OLDEST_PENDING}
- RETURNING a.*
-)
-SELECT a.event_id, a.channel_id, a.time, a.subscription_id, a.alert_type, a.severity, a.title,
-       a.message, a.context, a.attempt, a.lease_token, a.created_at, a.held, a.incident_id,
-       extract(epoch FROM now() - coalesce((a.tries->0->>'at')::timestamptz, now()))::float8
-           AS age_s,
-       now() AS now, s.name AS subscription_name, s.status = 'active' AS watched, s.alerting,
-       s.check_interval_seconds, i.opened_at, i.closed_at IS NOT NULL AS closed,
-       i.acknowledged_at IS NOT NULL AS acknowledged, st.since,
-       c.id AS found_id, c.channel_type, c.channel_config, c.enabled, c.min_severity,
-       c.metadata AS channel_metadata,
-       (SELECT max(w.ends_at) FROM maintenance_windows w
-         WHERE w.user_id = s.user_id AND coalesce(w.subscription_id, s.id) = s.id
-           AND w.starts_at <= now() AND w.ends_at > now()) AS maintenance_until,
-       (SELECT min(p.name) FROM subscription_parents sp
-          JOIN subscriptions p ON p.id = sp.parent_id AND p.status = 'active'
-          JOIN subscription_state ps ON ps.subscription_id = p.id AND ps.verdict = 'down'
-         WHERE sp.subscription_id = s.id) AS down_parent,
-       i.id IS NOT NULL AND EXISTS (
-           SELECT FROM subscription_parents sp
-             JOIN subscriptions p ON p.id = sp.parent_id AND p.status = 'active'
-             JOIN subscription_state ps ON ps.subscription_id = p.id
-            WHERE sp.subscription_id = s.id AND (
-                  (a.created_at > now() - interval '{PARENT_S} s' AND NOT EXISTS (
-                      SELECT FROM check_history h
-                       WHERE h.subscription_id = p.id AND h.time > i.first_failure_at
-                         AND h.status IN ('success', 'failure', 'timeout')))
-               OR (ps.since > i.opened_at AND ps.since > now() - interval '{PARENT_S} s'
-                   AND NOT EXISTS (
-                      SELECT FROM check_history h
-                       WHERE h.subscription_id = s.id AND h.time > ps.since
-                         AND h.status IN ('success', 'failure', 'timeout'))))) AS unsure_parent,
-       EXISTS (SELECT FROM alert_budgets b
-                WHERE b.owner_id IN (s.id, s.user_id) AND b.hour = date_trunc('hour', now(), 'UTC')
-                  AND b.withheld > 0) AS limited
-  FROM claimed a
-  LEFT JOIN alert_channels c ON c.id = a.channel_id
-  LEFT JOIN subscriptions s ON s.id = a.subscription_id
-  LEFT JOIN subscription_state st ON st.subscription_id = a.subscription_id
-  LEFT JOIN incidents i ON i.id = a.incident_id
- ORDER BY a.time, a.created_at
-"""  # noqa: S608
 
 _MARK = """
 UPDATE alert_history
@@ -146,6 +67,17 @@ _PUT_BACK = _MARK.format(
     changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s),"
     " attempt = greatest(attempt - 1, 0)"
 )
+# Their times stay, and with them their order. The bound on `time` is theirs: it keeps the search to
+# the partitions that they are in.
+_GIVE_BACK = """
+UPDATE alert_history a
+   SET lease_until = NULL, lease_token = NULL, attempt = greatest(a.attempt - 1, 0)
+  FROM unnest(%(event_ids)s::uuid[], %(channel_ids)s::uuid[], %(times)s::timestamptz[],
+              %(tokens)s::uuid[]) AS given (event_id, channel_id, time, token)
+ WHERE a.event_id = given.event_id AND a.channel_id = given.channel_id AND a.time = given.time
+   AND a.time BETWEEN %(first)s AND %(last)s
+   AND a.lease_token = given.token AND a.state = 'pending'
+"""
 _HOLD = _MARK.format(
     changes="next_attempt_at = now() + make_interval(secs => %(delay_s)s), held = %(why)s,"
     " attempt = greatest(attempt - 1, 0)"
@@ -154,11 +86,29 @@ _END = "state = %(state)s::delivery_state, next_attempt_at = NULL, failed_reason
 _MARK_END = _MARK.format(changes=f"{_END}, attempt = greatest(attempt - 1, 0)")
 _MARK_LAST = _MARK.format(changes=f"{_END}, held = NULL," + _TRIED.format(ok="false"))
 
-_CHECK_TOLD = """
-UPDATE check_history SET alert_sent_at = now()
- WHERE subscription_id = %(subscription_id)s AND time = %(time)s AND alert_sent_at IS NULL
-"""
-_CHANNEL_USED = "UPDATE alert_channels SET last_used_at = now() WHERE id = %(channel_id)s"
+# One statement, and so one round trip and one commit, for each message that was sent. Whoever hears
+# that a target is down is not told afterwards that it was up before. The check's
+# row is found by its primary key, by a join: TimescaleDB cannot plan an UPDATE of a hypertable that
+# asks for another CTE's rows by EXISTS.
+_TOLD = f"""
+WITH marked AS ({_MARK_SENT} RETURNING channel_id, subscription_id, time), used AS (
+    UPDATE alert_channels c SET last_used_at = now() FROM marked m WHERE c.id = m.channel_id
+), stale AS (
+    UPDATE alert_history r
+       SET state = 'merged', next_attempt_at = NULL, lease_until = NULL, lease_token = NULL,
+           failed_reason = 'it began again before this was told'
+      FROM marked m
+     WHERE %(begins)s AND r.subscription_id = m.subscription_id AND r.channel_id = m.channel_id
+       AND r.time < m.time AND r.time > now() - {OLDEST_PENDING} AND r.state = 'pending'
+       AND r.alert_type = 'recovery' AND r.context->>'about' = 'downtime'
+       AND (r.lease_until IS NULL OR r.lease_until < now())
+), told AS (
+    UPDATE check_history h SET alert_sent_at = now() FROM marked m
+     WHERE h.subscription_id = m.subscription_id AND h.time = m.time AND h.time = %(time)s
+       AND h.alert_sent_at IS NULL
+)
+SELECT count(*) FROM marked
+"""  # noqa: S608
 # Only as it was when it failed: a configuration repaired meanwhile stays on.
 _DISABLE = """
 UPDATE alert_channels
@@ -189,6 +139,21 @@ SELECT date_trunc('milliseconds', now()), %(lost_event)s, channel_id, %(subscrip
     ON CONFLICT DO NOTHING
 """
 
+# An incident may be told of more than once (a balance that is low, then critical), and two couriers
+# may mark at once: the incident is locked, in a statement before the snapshot that looks for a
+# reminder which waits already. No row: there is nothing to remind of.
+_LOCK_INCIDENT = """
+SELECT i.id FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+ WHERE i.id = %(incident_id)s AND i.closed_at IS NULL AND i.acknowledged_at IS NULL
+   AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
+   FOR NO KEY UPDATE OF i
+"""
+# By idx_alert_history_incident.
+_REMINDERS = """
+SELECT count(*), count(*) FILTER (WHERE state = 'pending') FROM alert_history
+ WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND context ? 'reminder'
+"""
 # In the transaction that ended the one before it, so that a chain of reminders neither breaks nor
 # doubles. Its time is when it is due.
 _REMIND = """
@@ -201,8 +166,7 @@ SELECT d.at, %(reminder_id)s, %(channel_id)s, s.id, i.kind, i.severity, %(title)
  CROSS JOIN LATERAL (
        SELECT date_trunc('milliseconds', now() + make_interval(
            secs => (s.alerting->>'remind_every_s')::float8)) AS at) d
- WHERE i.id = %(incident_id)s AND i.closed_at IS NULL AND i.acknowledged_at IS NULL
-   AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
+ WHERE i.id = %(incident_id)s
     ON CONFLICT DO NOTHING
 """
 _SPEND = """
@@ -214,10 +178,11 @@ SELECT id, date_trunc('hour', now(), 'UTC'), 1
     ON CONFLICT (owner_id, hour) DO UPDATE SET used = alert_budgets.used + 1
 """
 
-# A row that nobody holds is overtaken; one on its way right now is waited for.
+# A row that nobody holds is overtaken; one on its way right now is waited for. What was tried, or
+# was in the hands of a courier that died, may have been told: its end is told as well.
 _OVERTAKE = """
 UPDATE alert_history
-   SET state = CASE WHEN held IS NULL AND NOT context ? 'reminder' THEN 'merged'
+   SET state = CASE WHEN attempt > 0 OR held IS NULL AND NOT context ? 'reminder' THEN 'merged'
                     ELSE 'suppressed' END::delivery_state,
        failed_reason = 'it ended before it was told', next_attempt_at = NULL,
        lease_until = NULL, lease_token = NULL
@@ -243,85 +208,6 @@ class Overtaken(Enum):
     WAIT = "wait"  #: the news of its beginning is on its way right now
 
 
-async def claim(
-    pool: Pool, limit: int, lease_s: float, busy: Sequence[UUID] = ()
-) -> list[Delivery]:
-    """Take up to `limit` due deliveries for `lease_s` seconds, the oldest event first.
-
-    `busy` names channels to leave alone for now. Each delivery must be marked with one of the
-    functions below before its lease runs out; otherwise somebody else gets it.
-    """
-    with translated():
-        async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cur:
-            await cur.execute(_CLAIM, {"limit": limit, "lease_s": lease_s, "busy": list(busy)})
-            return [_delivery(row) for row in await cur.fetchall()]
-
-
-def _delivery(row: dict[str, Any]) -> Delivery:
-    channel = None
-    if row["found_id"] is not None:
-        channel = Channel(
-            id=row["found_id"],
-            subscription_id=row["subscription_id"],
-            channel_type=ChannelType(row["channel_type"]),
-            channel_config=row["channel_config"],
-            enabled=row["enabled"],
-            min_severity=Severity(row["min_severity"]),
-            metadata=row["channel_metadata"],
-        )
-    return Delivery(
-        event_id=row["event_id"],
-        channel_id=row["channel_id"],
-        slot=to_slot(row["time"]),
-        subscription_id=row["subscription_id"],
-        subscription_name=row["subscription_name"] or "",
-        alert_type=AlertType(row["alert_type"]),
-        severity=Severity(row["severity"]),
-        title=row["title"],
-        message=row["message"],
-        context=row["context"],
-        attempt=row["attempt"],
-        lease_token=row["lease_token"],
-        created_at=row["created_at"],
-        age_s=row["age_s"],
-        channel=channel,
-        circumstances=_circumstances(row),
-        incident_id=row["incident_id"],
-        opened_at=row["opened_at"],
-    )
-
-
-def _circumstances(row: dict[str, Any]) -> Circumstances:
-    alert, context = AlertType(row["alert_type"]), row["context"]
-    return Circumstances(
-        now=row["now"],
-        created_at=row["created_at"],
-        held=row["held"],
-        holdable=row["subscription_id"] != OPERATOR and alert not in _UNHELD,
-        begins=row["incident_id"] is not None and alert is not AlertType.RECOVERY,
-        reminder="reminder" in context,
-        closed=row["closed"],
-        acknowledged=row["acknowledged"],
-        watched=bool(row["watched"]),
-        maintenance_until=row["maintenance_until"],
-        down_parent=row["down_parent"],
-        unsure_parent=row["unsure_parent"],
-        changed_since=row["since"] is not None and row["since"] > row["time"],
-        still_until=_still_until(row) if context.get("flapping") else None,
-        limited=row["limited"],
-    )
-
-
-def _still_until(row: dict[str, Any]) -> datetime | None:
-    """Until when a flapping target must hold still; None where that matters no more."""
-    flapping = stored_alerting(row["alerting"] or {}).flapping
-    if flapping is None or row["since"] is None:
-        return None
-    calm = calm_ms(flapping, (row["check_interval_seconds"] or 0) * 1000)
-    until: datetime = row["since"] + timedelta(milliseconds=calm)
-    return until
-
-
 async def overtake(pool: Pool, delivery: Delivery) -> Overtaken:
     """Let go what of an ended incident still waits for the same channel; what it was told."""
     values = {**_key(delivery), "opened_at": delivery.opened_at}
@@ -343,18 +229,21 @@ async def mark_sent(pool: Pool, delivery: Delivery, detail: str) -> bool:
 
     What goes on and is not acknowledged is told again, where its owner wants that.
     """
-    values = {**_key(delivery), **_reminder(delivery), "answer": _answer(detail)}
+    begins = delivery.alert_type is AlertType.DOWNTIME and not delivery.circumstances.reminder
+    values = {**_key(delivery), "answer": _answer(detail), "begins": begins}
+    reminds = delivery.circumstances.begins and delivery.circumstances.reminds
     with translated():
+        if not reminds:
+            async with pool.connection() as connection:
+                cursor = await connection.execute(_TOLD.encode(), values)
+                return bool(await cursor.fetchone() == (1,))
         async with pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(_MARK_SENT.encode(), values)
-            if cursor.rowcount != 1:
+            cursor = await connection.execute(_TOLD.encode(), values)
+            if await cursor.fetchone() == (0,):
                 return False
-            await connection.execute(_CHANNEL_USED, values)
-            await connection.execute(_CHECK_TOLD, values)
-            if delivery.incident_id is not None and delivery.alert_type is not AlertType.RECOVERY:
-                await connection.execute(_REMIND, values)
-                if delivery.circumstances.reminder:
-                    await connection.execute(_SPEND, values)
+            await _remind(connection, delivery)
+            if delivery.circumstances.reminder:
+                await connection.execute(_SPEND, values)
             return True
 
 
@@ -368,6 +257,25 @@ async def mark_retry(pool: Pool, delivery: Delivery, detail: str, next_in_s: flo
 async def put_back(pool: Pool, delivery: Delivery, next_in_s: float = 0.0) -> bool:
     """Give a claim back that was never tried; it does not count as an attempt."""
     return await _mark(pool, _PUT_BACK, delivery, {"delay_s": next_in_s})
+
+
+async def give_back(pool: Pool, deliveries: Sequence[Delivery]) -> None:
+    """Give claims back that nobody has room for; they stay due and do not count as attempts.
+
+    What another process has taken over meanwhile is left to it.
+    """
+    times = [from_slot(delivery.slot) for delivery in deliveries]
+    values = {
+        "event_ids": [delivery.event_id for delivery in deliveries],
+        "channel_ids": [delivery.channel_id for delivery in deliveries],
+        "times": times,
+        "tokens": [delivery.lease_token for delivery in deliveries],
+        "first": min(times),
+        "last": max(times),
+    }
+    with translated():
+        async with pool.connection() as connection:
+            await connection.execute(_GIVE_BACK, values)
 
 
 async def hold(pool: Pool, delivery: Delivery, why: str, next_in_s: float) -> bool:
@@ -392,7 +300,6 @@ async def mark_end(
     """
     values = {
         **_key(delivery),
-        **_reminder(delivery),
         "state": state.value,
         "reason": _answer(reason),
         "answer": None if answer is None else _answer(answer),
@@ -404,8 +311,8 @@ async def mark_end(
             if cursor.rowcount != 1:
                 return False
             again = state is DeliveryState.GAVE_UP and not disable_channel
-            if again and delivery.incident_id is not None:
-                await connection.execute(_REMIND, values)
+            if again and delivery.circumstances.begins:
+                await _remind(connection, delivery)
             if disable_channel and delivery.channel is not None:
                 config = Jsonb(dict(delivery.channel.channel_config))
                 cursor = await connection.execute(_DISABLE, {**values, "config": config})
@@ -440,15 +347,29 @@ def _key(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _reminder(delivery: Delivery) -> dict[str, Any]:
-    """The next reminder after a delivery of an incident."""
-    number = int(delivery.context.get("reminder", 0)) + 1
-    return {
-        "reminder_id": uuid5(EVENT_NAMESPACE, f"reminder:{delivery.incident_id}:{number}"),
-        "title": delivery.title,
-        "message": delivery.message,
-        "context": Jsonb({**delivery.context, "reminder": number}),
-    }
+async def _remind(connection: Connection, delivery: Delivery) -> None:
+    """Write the next reminder of a delivery's incident, where its owner wants one."""
+    values = {**_key(delivery), "opened_at": delivery.opened_at}
+    cursor = await connection.execute(_LOCK_INCIDENT, values)
+    if cursor.rowcount != 1:
+        return
+    row = await (await connection.execute(_REMINDERS, values)).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate always has its row
+    reminders, waiting = row
+    if waiting:
+        return
+    number = reminders + 1
+    key = f"reminder:{delivery.incident_id}:{number}"
+    await connection.execute(
+        _REMIND,
+        {
+            **values,
+            "reminder_id": uuid5(EVENT_NAMESPACE, key),
+            "title": delivery.title,
+            "message": delivery.message,
+            "context": Jsonb({**delivery.context, "reminder": number}),
+        },
+    )
 
 
 async def _mark(pool: Pool, query: str, delivery: Delivery, values: dict[str, Any]) -> bool:

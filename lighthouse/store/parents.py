@@ -69,9 +69,21 @@ async def parents_of(pool: Pool, ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
     """The parents of each of these subscriptions that has any."""
     with translated():
         async with pool.connection() as conn:
-            cursor = await conn.execute(
-                "SELECT subscription_id, array_agg(parent_id ORDER BY parent_id)"
-                " FROM subscription_parents WHERE subscription_id = ANY(%s) GROUP BY 1",
-                (list(ids),),
-            )
-            return dict(await cursor.fetchall())
+            return await read_parents(conn, ids)
+
+
+async def read_parents(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    """`parents_of` inside the caller's transaction; psycopg's errors pass."""
+    cursor = await conn.execute(
+        "SELECT subscription_id, array_agg(parent_id ORDER BY parent_id)"
+        " FROM subscription_parents WHERE subscription_id = ANY(%s) GROUP BY 1",
+        (list(ids),),
+    )
+    return dict(await cursor.fetchall())
+
+
+async def clear_parents(conn: Connection, ids: Sequence[UUID]) -> None:
+    """Take all parents from these, so that new ones make no circle with old; errors pass."""
+    await conn.execute(
+        "DELETE FROM subscription_parents WHERE subscription_id = ANY(%s)", (list(ids),)
+    )

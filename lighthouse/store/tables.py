@@ -411,6 +411,7 @@ alert_history = Table(
         "time",
         postgresql_where=text("incident_id IS NOT NULL"),
     ),
+    Index("idx_alert_history_gave_up", "time", postgresql_where=text("state = 'gave_up'")),
 )
 
 

@@ -105,6 +105,7 @@ STATEMENTS = (
     CREATE INDEX idx_alert_history_incident ON alert_history (incident_id, time)
         WHERE incident_id IS NOT NULL
     """,
+    "CREATE INDEX idx_alert_history_gave_up ON alert_history (time) WHERE state = 'gave_up'",
     """
     CREATE INDEX idx_subscription_state_latency ON subscription_state (subscription_id)
         WHERE latency_warn_ms IS NOT NULL
@@ -152,6 +153,7 @@ def downgrade() -> None:
     )
     op.execute("DELETE FROM alert_channels WHERE channel_type::text = 'apprise'")
     op.execute("DROP INDEX idx_alert_history_incident")
+    op.execute("DROP INDEX idx_alert_history_gave_up")
     for column in ("incident_id", "held", "tries"):
         op.execute(f"ALTER TABLE alert_history DROP COLUMN {column}")
     for table in ("alert_budgets", "maintenance_windows", "subscription_parents", "incidents"):

@@ -268,7 +268,7 @@ async def test_no_check_is_dropped_while_room_is_made_for_other_configurations(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a configuration that is in use ages in the cache as if it were not."""
-    monkeypatch.setattr("lighthouse.fleet.batches.MAX_CONFIGS", 3)
+    monkeypatch.setattr("lighthouse.fleet.specs.MAX_CONFIGS", 3)
     (oldest,) = bench.schedule("/a")
     await bench.admit()
     bench.schedule("/b", "/c")

@@ -1,5 +1,6 @@
 """The engine on real servers: how it ends while something holds it up."""
 
+import asyncio
 import gc
 import threading
 import time
@@ -7,9 +8,13 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+import redis
 
 from lighthouse.fleet.engine import Engine
 from lighthouse.settings import Settings
+from lighthouse.store.pool import Pool
+from tests.support.couriers import happen, subscribe
+from tests.support.messengers import Slack
 
 
 @pytest.fixture
@@ -46,3 +51,14 @@ def test_a_message_that_comes_after_the_end_returns(engine: Engine) -> None:
     late.start()
     late.join(5)
     assert not late.is_alive()
+
+
+async def test_its_alerts_keep_the_pace_that_all_engines_share(
+    engine: Engine, pool: Pool, redis_url: str
+) -> None:
+    async with Slack() as slack:
+        await happen(pool, await subscribe(pool, "slack", webhook_url=slack.url()))
+        await asyncio.to_thread(engine.deliver)
+        assert len(slack.bodies) == 1
+        with redis.Redis.from_url(redis_url) as client:
+            assert len(client.keys("lh:pace:turn:*")) == 1

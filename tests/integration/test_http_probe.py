@@ -505,3 +505,25 @@ def test_a_prober_without_descriptors_blames_itself() -> None:
         "failure connection_refused",
         "['error prober_descriptors', 'error prober_descriptors']",
     ], done.stderr
+
+
+async def test_a_target_that_sent_nothing_has_no_first_byte(prober: Prober) -> None:
+    """Fails when libcurl's last two marks are believed: they may differ by a microsecond after a
+    timeout, and the silent target would count as heard."""
+    with socket.socket() as full, socket.socket() as mute:
+        for server, backlog in ((full, 0), (mute, 1000)):
+            server.bind((HOST, 0))
+            server.listen(backlog)
+        filling = [socket.socket() for _ in range(3)]
+        for one in filling:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        urls = [
+            f"{scheme}://{HOST}:{server.getsockname()[1]}/"
+            for scheme, server in (("http", full), ("https", mute))
+        ]
+        found = await asyncio.gather(*(probed(prober, url, timeout=0.3) for url in urls * 200))
+        for one in filling:
+            one.close()
+    assert {outcome.reason for outcome in found} == {Reason.TIMEOUT}
+    assert {outcome.timings.ttfb_ms for outcome in found} == {None}

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from psycopg.types.json import Jsonb
 
 from lighthouse.channels import Sender
+from lighthouse.channels.pacing import Pacer
 from lighthouse.fleet.delivery import Courier
 from lighthouse.model import (
     AlertType,
@@ -35,8 +36,10 @@ def settings(timeout_s: float = 2.0, **more: str) -> Settings:
 
 
 @asynccontextmanager
-async def courier(pool: Pool, timeout_s: float = 2.0, **more: str) -> AsyncIterator[Courier]:
-    async with Sender(settings(timeout_s, **more)) as sender:
+async def courier(
+    pool: Pool, timeout_s: float = 2.0, pacer: Pacer | None = None, **more: str
+) -> AsyncIterator[Courier]:
+    async with Sender(settings(timeout_s, **more), pacer=pacer) as sender:
         yield Courier(pool, sender)
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from lighthouse import settings
 from lighthouse.__main__ import main
-from lighthouse.cli.support import age, json_config, moment, percent, text
+from lighthouse.cli.support import (
+    age,
+    json_config,
+    length,
+    moment,
+    percent,
+    seconds,
+    text,
+)
 from lighthouse.errors import ConfigError, UsageError
 
 
@@ -81,8 +89,8 @@ def test_a_ratio_is_never_rounded_up_to_all(ratio: float | None, shown: str) -> 
 
 def test_an_age_has_one_fitting_unit() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    for seconds, shown in ((5, "5 s"), (119, "119 s"), (150, "2 min"), (7200, "2 h")):
-        assert age(now - timedelta(seconds=seconds), now) == shown
+    for number, shown in ((5, "5 s"), (119, "119 s"), (150, "2 min"), (7200, "2 h")):
+        assert age(now - timedelta(seconds=number), now) == shown
     assert age(now - timedelta(days=3), now) == "3 d"
     assert age(None, now) == "–"
 
@@ -107,6 +115,10 @@ ID = "9f1c3a52-7c44-4e6b-8f0d-2b6a1c9de001"
         (["history", ID, "--limit", "0"], "lighthouse: Invalid value for '--limit'"),
         (["schema", "carrier-pigeon"], "lighthouse: Invalid value for 'TYPE'"),
         (["subscriptions", "change", ID], "lighthouse: nothing to change"),
+        (["incidents", "show", "12"], "lighthouse: Invalid value for 'ID': '12' is not a valid"),
+        (["incidents", "ack"], "lighthouse: Missing argument 'ID'."),
+        (["channels", "edit", ID, "--escalate-after", "1w"], "lighthouse: escalate_after: '1w' i"),
+        (["channels", "edit", ID, "--escalate-after", "-5m"], "lighthouse: escalate_after: '-5m'"),
         (["check", "--type", "http", "--config", "{"], "lighthouse: config: not JSON: "),
         (["check", "--type", "http", "--config", "{}"], "lighthouse: url: is required"),
         (
@@ -142,6 +154,9 @@ GOOD = '{"url": "https://example.com"}'
         (["--config", GOOD, "--payment-usdc", "-1"], "lighthouse: payment_usdc: '-1' is no am"),
         (["--config", GOOD, "--payment-usdc", "0.0000001"], "lighthouse: payment_usdc: '0.00000"),
         (["--config", GOOD, "--expires-at", "soon"], "lighthouse: 'soon' is no time with a zone"),
+        (["--config", GOOD, "--alerting", "[]"], "lighthouse: alerting: must be a JSON object"),
+        (["--config", GOOD, "--alerting", '{"x": 1}'], "lighthouse: alerting.x: unknown key"),
+        (["--config", GOOD, "--parent", "api"], "lighthouse: Invalid value for '--parent'"),
     ],
 )
 def test_what_is_wrong_is_told_before_any_server_is_asked(
@@ -152,6 +167,58 @@ def test_what_is_wrong_is_told_before_any_server_is_asked(
     assert out == ""
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+WINDOW = ["maintenance", "add", "--subscription", ID]
+START = ["--start", "2096-11-28 02:00", "--duration", "2h"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--duration", "2h"], "give either --start or --now"),
+        ([*START, "--now"], "give either --start or --now"),
+        (["--now"], "Missing option '--duration'."),
+        ([*START, "--wallet", WALLET], "give either --wallet or --subscription"),
+        (["--now", "--duration", "2h", "--timezone", "UTC"], "--now is for once, by no clock"),
+        (["--now", "--duration", "2"], "duration: from 1 minute to 7 days"),
+        (["--now", "--duration", "8d"], "duration: from 1 minute to 7 days"),
+        (["--now", "--duration", "2 weeks"], "duration: '2 weeks' is no length of time, such as"),
+        ([*START, "--timezone", "Madrid"], "timezone: 'Madrid' is no IANA time zone"),
+        ([*START, "--repeat", "FREQ=SECONDLY"], "repeat: an RRULE of days, such as FREQ=WEEKLY"),
+        ([*START, "--repeat", "FREQ=WEEKLY;BYDAY=XX"], "repeat: an RRULE of days, such as"),
+        (["--start", "tonight", "--duration", "2h"], "start: 'tonight' is no local time, such as"),
+        (["--start", "2096-11-28T02:00Z", "--duration", "2h"], "start: give the local time"),
+        (["--start", "0001-01-01", "--duration", "2h"], "start: in the years 2000 to 2099"),
+        (["--start", "9999-12-31", "--duration", "2h"], "start: in the years 2000 to 2099"),
+    ],
+)
+def test_what_is_wrong_with_a_window_is_told_before_any_server_is_asked(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*WINDOW, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"lighthouse: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("90s", 90), ("15m", 900), ("2h", 7200), ("3d", 259_200), ("0", 0)]
+)
+def test_a_length_of_time_has_a_unit_or_is_seconds(value: str, expected: int) -> None:
+    assert seconds(value, "duration") == expected
+
+
+@pytest.mark.parametrize("value", ["", "m", "1.5h", "-1", "1w", "1 2", "1h30m", "1" * 10, "١s"])
+def test_what_is_no_length_of_time_is_told_with_its_field(value: str) -> None:
+    with pytest.raises(UsageError, match=r"^duration: .* is no length of time, such as 90s, 15m"):
+        seconds(value, "duration")
+
+
+def test_a_length_of_time_is_shown_exactly() -> None:
+    shown = [length(number) for number in (0, 90, 900, 7200, 86_400, 90_000)]
+    assert shown == ["0 s", "90 s", "15 min", "2 h", "1 d", "25 h"]
 
 
 def test_without_a_database_url_the_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,3 +319,15 @@ def test_the_schema_of_a_monitor_and_of_a_channel_are_json(
     assert monitor["required"] == ["url"]
     assert main(["schema", "discord"]) == 0
     assert "webhook_url" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_the_schema_of_a_policy_tells_its_keys_and_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import json
+
+    assert main(["schema", "alerting"]) == 0
+    found = json.loads(capsys.readouterr().out)["properties"]
+    assert found["failures_to_down"]["default"] == 1
+    assert found["certificate_days"]["default"] == [30, 14, 7, 1]
+    assert all("description" in each for each in found.values())

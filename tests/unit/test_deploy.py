@@ -209,7 +209,10 @@ def commands(group: click.Group, path: str = "lighthouse") -> set[str]:
         command = group.get_command(context, name)
         assert command is not None
         here = f"{path} {name}"
-        found |= commands(command, here) if isinstance(command, click.Group) else {here}
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            found.add(here)
+        if isinstance(command, click.Group):
+            found |= commands(command, here)
     return found
 
 

@@ -115,6 +115,36 @@ def test_what_is_no_text_or_too_much_of_it_is_refused() -> None:
             "     channels: [{type: webhook, language: fr, config: {url: 'https://b.example'}}]}",
             "f.yaml:4:33: channels.0.language: is none of en, es",
         ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     alerting: {latency: {warn_ms: -1}}}",
+            "f.yaml:4:27: alerting.latency.warn_ms: input should be greater than 0",
+        ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     channels: [{type: webhook, escalate_after: soon, config: {url: 'https://b.example'}}]}",
+            "f.yaml:4:33: channels.0.escalate_after: 'soon' is no length of time",
+        ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     channels: [{type: webhook, timezone: Madrid, config: {url: 'https://b.example'}}]}",
+            "f.yaml:4:33: channels.0.timezone: 'Madrid' is no IANA time zone",
+        ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     maintenance: [{start: 2026-11-28 02:00, duration: 2h, repeat: FREQ=HOURLY}]}",
+            "f.yaml:4:60: maintenance.0.repeat: an RRULE of days",
+        ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     maintenance: [{start: tonight, duration: 2h}]}",
+            "f.yaml:4:21: maintenance.0.start: 'tonight' is no local time",
+        ),
+        (
+            "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
+            "     maintenance: [{start: 2026-11-28, duration: true}]}",
+            "f.yaml:4:40: maintenance.0.duration: ",
+        ),
         ("  - 5", "f.yaml:3:5: must have keys"),
         ("    5", "f.yaml:2:3: must be a list of subscriptions"),
     ],
