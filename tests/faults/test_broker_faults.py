@@ -106,7 +106,7 @@ def test_a_redis_that_stops_and_starts_again_and_again_costs_no_check_thirty_sec
     fleet: Fleet,
 ) -> None:
     """Fails when beat's tick lets an error through: both beats end."""
-    stop_and_restart(fleet, stopped_s=6, restarts=3)
+    stop_and_restart(fleet, stopped_s=6, restarts=2)
 
 
 @pytest.mark.long

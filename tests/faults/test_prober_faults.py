@@ -196,11 +196,11 @@ def test_slow_and_dead_names_hold_up_nothing_else_and_are_no_downtime(
 
     names.dead = True
     lost = now()
-    fleet.wait_for("errors only", lambda: rows(fleet, lost, "error") >= 60, 40)
+    fleet.wait_for("errors only", lambda: rows(fleet, lost, "error") >= 30, 40)
     assert told(fleet).get("downtime") == 5
     names.dead = False
     back = now()
-    fleet.wait_for("successes again", lambda: rows(fleet, back) >= 40, 30)
+    fleet.wait_for("successes again", lambda: rows(fleet, back) >= 20, 30)
     found = reckon(fleet)
     found.assert_invariants(delivered=False)
     assert found.statuses["missed"] == 0
