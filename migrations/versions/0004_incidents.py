@@ -131,9 +131,19 @@ BEGUN = (
     UPDATE subscription_state s SET balance_level = 2
       FROM incidents i WHERE i.subscription_id = s.subscription_id AND i.kind = 'low_balance'
     """,
+    # One at a time, by constants: a join would decompress the whole history.
     """
-    UPDATE alert_history a SET incident_id = i.id
-      FROM incidents i WHERE a.event_id = i.id AND a.time = i.opened_at
+    DO $$
+    DECLARE
+        one record;
+    BEGIN
+        FOR one IN SELECT id, subscription_id, opened_at FROM incidents LOOP
+            EXECUTE format(
+                'UPDATE alert_history SET incident_id = %1$L'
+                ' WHERE event_id = %1$L AND subscription_id = %2$L AND time = %3$L',
+                one.id, one.subscription_id, one.opened_at);
+        END LOOP;
+    END $$
     """,
 )
 
@@ -156,6 +166,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Rows may be in any chunk, compressed ones too, where there are such.
+    op.execute(
+        "SELECT set_config(name, '0', true) FROM pg_settings"
+        " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
+    )
     op.execute(
         "DELETE FROM alert_history WHERE alert_type::text = ANY('{flapping,coverage,summary}')"
     )
@@ -164,7 +179,8 @@ def downgrade() -> None:
     op.execute(
         "UPDATE alert_history SET state = 'suppressed', next_attempt_at = NULL,"
         " lease_until = NULL, lease_token = NULL, failed_reason = 'the schema was taken back'"
-        " WHERE state = 'pending' AND (held = 'escalation' OR context ? 'reminder')"
+        " WHERE time > now() - interval '16 days' AND state = 'pending'"
+        " AND (held = 'escalation' OR context ? 'reminder')"
     )
     op.execute("DROP INDEX idx_alert_history_incident")
     op.execute("DROP INDEX idx_alert_history_gave_up")

@@ -500,3 +500,27 @@ def test_what_waits_for_nobody_to_see_it_is_not_sent_by_what_knows_no_acknowledg
     migrate.downgrade(migrated_url, "0003")
     states = rows(migrated_url, "SELECT state::text FROM alert_history ORDER BY 1")
     assert states == [("pending",), ("suppressed",), ("suppressed",)]
+
+
+def test_a_history_that_is_compressed_stops_no_way_up_or_down(database_url: str) -> None:
+    """TimescaleDB unpacks 100,000 rows for one transaction's changes and no more."""
+    migrate.upgrade(database_url, revision="0003")
+    rows(
+        database_url,
+        "WITH added AS (INSERT INTO alert_history (time, event_id, channel_id, subscription_id,"
+        " alert_type, severity, title, message, state) SELECT now() - interval '40 days'"
+        " - g * interval '10 s', gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),"
+        " 'downtime', 'critical', 't', 'm', 'sent' FROM generate_series(1, 100001) g"
+        " RETURNING 1) SELECT count(*) FROM added",
+    )
+    rows(database_url, DOWN_BEFORE)
+    if edition(database_url) is Edition.COMMUNITY:
+        rows(
+            database_url,
+            "SELECT compress_chunk(c) FROM show_chunks('alert_history',"
+            " older_than => interval '30 days') AS c",
+        )
+    migrate.upgrade(database_url)
+    told = rows(database_url, "SELECT count(*) FROM alert_history WHERE incident_id IS NOT NULL")
+    assert told == [(2,)]
+    assert migrate.downgrade(database_url, "0003").after == "0003"
