@@ -28,8 +28,8 @@ MOST_KEPT = 10_000
 SHORTEST_WINDOW_S = 0.1
 #: The longest that a service keeps us away: what waits longer is given up anyway.
 LONGEST_CLOSED_S = 24 * 3600.0
-#: How much later than the opening anybody is asked to come: of a service that was closed for an hour
-#: thirty messages would else be given up, as if nothing could arrive within a day.
+#: How much later than the opening anybody is asked to come: of thirty messages to a service that
+#: closed for an hour some would else be given up, as if nothing could arrive within a day.
 LONGEST_SPREAD_S = 6 * 3600.0
 #: Seconds that one question to the shared pacer may take.
 SHARED_WAIT_S = 1.0
