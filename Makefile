@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-unit test-browser test-apache test-community lint format types clean
+.PHONY: help venv demo up test test-unit test-browser test-apache test-community bench lint format types clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-apache: $(READY) ## the database's tests on Debian's TimescaleDB package (n
 test-community: $(READY) ## the same on LIGHTHOUSE_TEST_DATABASE_URL, or in Docker
 	$(if $(LIGHTHOUSE_TEST_DATABASE_URL),,LIGHTHOUSE_TEST_CONTAINERS=1) \
 	  $(BIN)/python -m pytest -m database
+
+bench: $(READY) ## all figures, alone on the machine, 15 minutes; QUICK=1 in 2 measures nothing
+	.ci/bench $(BIN)/python -m tests.bench
 
 lint: $(READY) ## style and format, changing nothing
 	$(BIN)/ruff format --check .

@@ -57,6 +57,11 @@ LEFT JOIN schedule_epochs e
 WHERE s.changed_xid >= %(since)s AND (%(since)s = 0 OR s.changed_xid < %(end)s)
 """
 
+# Where nothing has been analysed yet, the planner takes thousands of new rows for a few and would
+# hold each one against every open epoch, kept at hand: 16 s for 20,000 subscriptions, 0.3 s by
+# idx_schedule_epochs_open. Other plans do without keeping.
+_BY_INDEX = "SET LOCAL enable_material = off"
+
 
 @asynccontextmanager
 async def changes(conn: Connection, xid: int) -> AsyncIterator[Changes]:
@@ -69,6 +74,7 @@ async def changes(conn: Connection, xid: int) -> AsyncIterator[Changes]:
     with translated():
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await conn.execute(_BY_INDEX)
             cursor = await conn.execute(
                 "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,"
                 " (SELECT count(*) FROM subscriptions WHERE status = 'active')"

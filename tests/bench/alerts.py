@@ -7,15 +7,12 @@ one after another; the time from the end of the probe that saw it (the target's 
 last request and the check's timeout) to the webhook's arrival is told, all by one clock.
 """
 
-import argparse
 import asyncio
-import json
 import random
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -24,10 +21,13 @@ from lighthouse.model import ChannelType, MonitorType, Tier
 from lighthouse.store.alert_channels import add_channel
 from lighthouse.store.creation import NewSubscription, create_subscriptions
 from lighthouse.store.pool import open_pool
+from tests.bench import figures
+from tests.bench.figures import Figure, percentile
 from tests.support.fleet import Fleet
 
 TIMEOUT_S = 2.0
 WRONG, SILENT = "wrong", "silent"
+BUDGET_S = 2.0
 
 
 class Board:
@@ -104,26 +104,10 @@ async def _subscribe(fleet: Fleet, board: Board, number: int, interval_s: int) -
             )
 
 
-def _percentiles(values: list[float]) -> dict[str, Any]:
-    ordered = sorted(values)
-    if not ordered:
-        return {"count": 0}
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    told = {
-        k: round(ordered[min(len(ordered) - 1, int(s * len(ordered)))], 3)
-        for k, s in shares.items()
-    }
-    return {"count": len(ordered), **told, "max": round(ordered[-1], 3)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subscriptions", type=int, default=2000)
-    parser.add_argument("--interval", type=int, default=10)
-    parser.add_argument("--faults", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
+def measure(
+    *, subscriptions: int, interval: int, faults: int, seconds: float, workers: int
+) -> list[Figure]:
+    """One figure for each kind of fault."""
     board = Board()
     chance = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
@@ -131,47 +115,44 @@ def main() -> None:
         with Fleet(Path(name) / "fleet", durable=True, LIGHTHOUSE_ALERTS_PER_USER="0") as fleet:
             fleet.stop("target")
             fleet.start_beat()
-            for n in range(options.workers):
+            for n in range(workers):
                 fleet.start_worker(f"w{n + 1}")
-            asyncio.run(_subscribe(fleet, board, options.subscriptions, options.interval))
+            asyncio.run(_subscribe(fleet, board, subscriptions, interval))
             fleet.wait_for(
                 "every target up",
                 lambda: (
                     fleet.scalar("SELECT count(*) FROM subscription_state WHERE verdict = 'up'")
-                    == options.subscriptions
+                    == subscriptions
                 ),
                 120,
             )
-            chosen = chance.sample(range(options.subscriptions), options.faults)
+            chosen = chance.sample(range(subscriptions), faults)
             for n, number in enumerate(chosen):
                 board.faults[number] = SILENT if n % 4 == 0 else WRONG
-                time.sleep(options.seconds / options.faults)
-            end = time.monotonic() + options.interval + 30
-            while len(board.heard) < options.faults and time.monotonic() < end:
+                time.sleep(seconds / faults)
+            end = time.monotonic() + interval + 30
+            while len(board.heard) < faults and time.monotonic() < end:
                 time.sleep(0.5)
-            kinds = {
-                kind: _percentiles(
-                    [
-                        board.heard[n] - board.ended[n]
-                        for n, fault in board.faults.items()
-                        if fault == kind and n in board.heard
-                    ]
-                )
-                for kind in (WRONG, SILENT)
-            }
-            print(
-                json.dumps(
-                    {
-                        "subscriptions": options.subscriptions,
-                        "interval_s": options.interval,
-                        "faults": options.faults,
-                        "alerts": len(board.heard),
-                        "delay_s": kinds,
-                    },
-                    indent=2,
-                )
-            )
+    return [_told(board, kind) for kind in (WRONG, SILENT)]
+
+
+def _told(board: Board, kind: str) -> Figure:
+    numbers = [number for number, fault in board.faults.items() if fault == kind]
+    delays = [board.heard[n] - board.ended[n] for n in numbers if n in board.heard]
+    whole = len(delays) == len(numbers) > 0
+    return Figure(
+        key=f"alert_{kind}_p99_s",
+        figure=f"a fault ({kind}) → alert handed to the channel, p99",
+        value=percentile(delays, 0.99) if whole else None,
+        unit="s",
+        at_most=BUDGET_S,
+        note=f"p50 {percentile(delays, 0.5):.2f} s, max {max(delays):.2f} s; all {len(delays)} told"
+        if whole
+        else f"only {len(delays)} of {len(numbers)} were told",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    figures.run(
+        __doc__, measure, subscriptions=2000, interval=10, faults=300, seconds=40.0, workers=2
+    )

@@ -86,15 +86,15 @@ def main() -> None:
 
 def _measure(seconds: float) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name, _target(Path(name)) as (urls, ca_file):
+    with tempfile.TemporaryDirectory() as name, target(Path(name)) as (urls, ca_file):
         for scheme, url in urls.items():
             row = figures[scheme] = {}
             for transport in ("libcurl", "aiohttp"):
                 row[transport] = _child(transport, url, ca_file, seconds)
             if shutil.which("prometheus-blackbox-exporter"):
-                row["blackbox_exporter"] = _blackbox(url, ca_file, seconds, Path(name))
+                row["blackbox_exporter"] = blackbox(url, ca_file, seconds, Path(name))
         if shutil.which("openssl"):
-            figures["https"]["openssl"] = _openssl(urls["https"], seconds)
+            figures["https"]["openssl"] = openssl(urls["https"], seconds)
     return figures
 
 
@@ -170,7 +170,8 @@ def _pin(core: int) -> None:
 
 
 @contextmanager
-def _target(directory: Path) -> Iterator[tuple[dict[str, str], Path]]:
+def target(directory: Path) -> Iterator[tuple[dict[str, str], Path]]:
+    """URLs by scheme, and the authority that signed the target's certificate."""
     authority = Authority(directory)
     certificate = authority.issue(HOST)
     ports = {"http": _free_port(), "https": _free_port()}
@@ -256,7 +257,7 @@ def _await_port(port: int) -> None:
 # -- what is compared with --------------------------------------------------------------------
 
 
-def _blackbox(
+def blackbox(
     url: str, ca_file: Path, seconds: float, directory: Path, rate: float | None = None
 ) -> float:
     """Probes per CPU-second of blackbox_exporter, asked for over kept connections.
@@ -306,7 +307,7 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _openssl(url: str, seconds: float) -> float:
+def openssl(url: str, seconds: float) -> float:
     """Full handshakes per CPU-second of OpenSSL's own client."""
     place = url.removeprefix("https://").rstrip("/")
     command = ["openssl", "s_time", "-connect", place, "-new", "-time", str(max(1, int(seconds)))]
