@@ -25,7 +25,7 @@ class LatencyWarning(_Part):
     """Warn while the median of the latest successful checks is too slow."""
 
     warn_ms: float = Field(
-        gt=0, le=3_600_000, description="Milliseconds at which the median is too slow."
+        ge=1, le=3_600_000, description="Milliseconds at which the median is too slow."
     )
     checks: int = Field(
         default=5, ge=3, le=MOST_CHECKS, description="How many successful checks the median is of."

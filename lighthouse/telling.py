@@ -54,7 +54,7 @@ def decide(found: Circumstances) -> Tell | Hold | LetGo:
             why = f"it ended before it was told ({found.held or 'reminder'})"
             return LetGo(state=DeliveryState.SUPPRESSED, reason=why)
         return LetGo(state=DeliveryState.MERGED, reason="it ended before it was told")
-    if found.escalates or found.held == ESCALATION or found.reminder:
+    if (found.begins and found.escalates) or found.held == ESCALATION or found.reminder:
         if found.acknowledged:
             return LetGo(state=DeliveryState.SUPPRESSED, reason="it was acknowledged")
         if not found.watched:

@@ -344,8 +344,12 @@ def _judge_certificate(
         certificate.fingerprint: Told(days=reached, expires_at=to_slot(certificate.expires_at))
     }
     others = (item for item in belief.certificates.items() if item[0] not in newest)
-    # The ones that end first are the first to be forgotten.
-    kept = sorted(others, key=lambda item: -item[1].expires_at)[: CERTIFICATES_KEPT - 1]
+    # The ones that end first are the first to be forgotten, but not while they are shown: a fleet
+    # with more than are remembered would be told of at every check.
+    known = sorted(others, key=lambda item: -item[1].expires_at)
+    kept, forgotten = known[: CERTIFICATES_KEPT - 1], known[CERTIFICATES_KEPT - 1 :]
+    if any(item[1].days <= reached and item[1].expires_at > slot for item in forgotten):
+        return belief, []
     critical = reached <= CERTIFICATE_CRITICAL_DAYS
     event = Event(
         alert=AlertType.CERTIFICATE_EXPIRY,

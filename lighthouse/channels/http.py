@@ -71,7 +71,7 @@ class Reply:
         seconds = self.number("Retry-After")
         if seconds is not None:
             return seconds
-        with suppress(TypeError, ValueError):  # no date, or one without a zone
+        with suppress(TypeError, ValueError, OverflowError):  # no date, or one without a zone
             date = parsedate_to_datetime(self.headers.get("Retry-After", ""))
             return max((date - datetime.now(UTC)).total_seconds(), 0.0)
         return None

@@ -28,6 +28,9 @@ MOST_KEPT = 10_000
 SHORTEST_WINDOW_S = 0.1
 #: The longest that a service keeps us away: what waits longer is given up anyway.
 LONGEST_CLOSED_S = 24 * 3600.0
+#: How much later than the opening anybody is asked to come: of thirty messages to a service that
+#: closed for an hour some would else be given up, as if nothing could arrive within a day.
+LONGEST_SPREAD_S = 6 * 3600.0
 #: Seconds that one question to the shared pacer may take.
 SHARED_WAIT_S = 1.0
 #: Seconds for which a shared pacer that did not answer is not asked again.
@@ -112,7 +115,7 @@ class OwnPacer:
             return 0.0
         turn = gate.held // gate.per_window
         gate.held += 1
-        return left + turn * gate.window_s
+        return left + min(turn * gate.window_s, LONGEST_SPREAD_S)
 
     def took(self, rates: Sequence[Rate], wait_s: float) -> None:
         """A turn was taken that comes in `wait_s` seconds."""

@@ -5,13 +5,14 @@ Nobody has to take a request, nor to wait for an answer: all that is written her
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
 import redis.asyncio
 import structlog
 
-from lighthouse.model import CheckStatus, Confirmation, Reason
+from lighthouse.model import ERROR_MESSAGE_CHARS, CheckStatus, Confirmation, Reason, storable
 from lighthouse.schedule.client import SOCKET_TIMEOUT_S, translated
 from lighthouse.schedule.keys import (
     CONFIRM,
@@ -61,6 +62,10 @@ if redis.call('EXISTS', '{CONFIRM_PREFIX}' .. ARGV[1]) == 0 then return 0 end
 """
     + _PUSH
 )
+
+
+#: What reading something else than a request or an answer may raise.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +145,7 @@ class Confirmations:
             return None
         try:
             return _read_request(popped[1]) if popped[0] == CONFIRM.encode() else _read(popped[1])
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        except _UNREADABLE as exc:
             log.warning("a confirmation cannot be read", why=type(exc).__name__)
             return None
 
@@ -171,12 +176,22 @@ def _read(raw: bytes) -> Answered:
     return Answered(
         id=str(told["id"]),
         confirmation=Confirmation(
-            worker=str(told["worker"]),
-            region=told["region"],
+            worker=_text(told["worker"]) or "",
+            region=_text(told["region"]),
             status=CheckStatus(told["status"]),
             reason=None if told["reason"] is None else Reason(told["reason"]),
-            message=told["message"],
-            latency_ms=told["latency_ms"],
-            http_status=told["http_status"],
+            message=_text(told["message"]),
+            latency_ms=_number(told["latency_ms"]),
+            http_status=None if told["http_status"] is None else int(told["http_status"]),
         ),
     )
+
+
+def _text(value: object) -> str | None:
+    """It becomes evidence: what another worker says must not cost the result its place."""
+    return None if value is None else storable(str(value), ERROR_MESSAGE_CHARS)
+
+
+def _number(value: Any) -> float | None:
+    found = None if value is None else float(value)
+    return found if found is None or isfinite(found) else None

@@ -23,6 +23,8 @@ SHORTEST_WINDOW_MS = 100
 LONGEST_CLOSED_MS = 24 * 3600 * 1000
 #: The longest window in which messages are counted; in a longer one the service's answers serve.
 LONGEST_COUNTED_MS = 10_000
+#: How much later than the opening anybody is asked to come: after a day a message is given up.
+LONGEST_SPREAD_MS = 6 * 3600 * 1000
 #: How long a gate outlasts its opening: what is known of its window serves the next closing.
 KEPT_MS = 60_000
 
@@ -47,7 +49,8 @@ _TURN = (
 local open, window, limit, held, began, taken = read(KEYS[1], 'o', 'w', 'p', 'h', 'b', 'k')
 if open and tonumber(open) > now then
   redis.call('HINCRBY', KEYS[1], 'h', 1)
-  return {{0, math.ceil(open - now + math.floor(held / (tonumber(limit) or 1)) * window)}}
+  local later = math.floor(held / (tonumber(limit) or 1)) * window
+  return {{0, math.ceil(open - now + math.min(later, {LONGEST_SPREAD_MS}))}}
 end
 local wait, slowest, sent_away = 0, 0, 0
 for i = 2, #KEYS do

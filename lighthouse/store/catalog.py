@@ -259,14 +259,15 @@ async def _changing(
 ) -> AsyncIterator[tuple[Connection, dict[str, Any]]]:
     """A transaction that holds the subscription's row lock; gives the row as it now is.
 
-    `with_owner` locks the owner's row too, before it, as all do that need both.
+    `with_owner` locks the owner's row too, before it, as all do that need both. Not FOR UPDATE:
+    who writes a subscription twice in a transaction refers to its owner the second time.
     """
     with translated():
         async with pool.connection() as conn, conn.transaction():
             if with_owner:
                 await conn.execute(
                     "SELECT FROM users u JOIN subscriptions s ON s.user_id = u.id"
-                    " WHERE s.id = %s FOR UPDATE OF u",
+                    " WHERE s.id = %s FOR NO KEY UPDATE OF u",
                     (subscription_id,),
                 )
             async with conn.cursor(row_factory=dict_row) as cursor:

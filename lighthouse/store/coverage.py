@@ -65,6 +65,10 @@ SELECT id, user_id, name, target_type, uncovered_since IS NOT NULL, since, due, 
  ORDER BY id
 """  # noqa: S608 - constants of this program
 
+# In the order of their ids and before all budgets, as recorders lock them.
+_LOCK = """
+SELECT FROM subscription_state WHERE subscription_id = ANY(%s) ORDER BY subscription_id FOR UPDATE
+"""
 # The losing branch: another run has told of this one.
 _SET = """
 UPDATE subscription_state SET uncovered_since = CASE WHEN %(low)s THEN %(until)s::timestamptz END
@@ -89,12 +93,7 @@ async def tell_coverage(pool: Pool, operators: Sequence[UUID], limits: Limits) -
                     _CHANGED, {"until": until, "often": often, "earliest": until - reach}
                 )
                 rows += await cursor.fetchall()
-            low = [row for row in rows if not row[4]]
-            enough = [row for row in rows if row[4]]
-            told = Told(
-                low=await _tell(conn, low, until, limits, low=True),
-                enough=await _tell(conn, enough, until, limits, low=False),
-            )
+            told = await _tell(conn, sorted(rows, key=lambda row: row[4]), until, limits)
             if told.low:
                 await _tell_operator(conn, operators, until, told.low)
             await conn.execute(
@@ -123,21 +122,24 @@ async def _begin(conn: Connection) -> datetime | None:
     return None if told is not None and told >= to_slot(until) else until
 
 
-async def _tell(
-    conn: Connection, rows: Sequence[Any], until: datetime, limits: Limits, *, low: bool
-) -> int:
+async def _tell(conn: Connection, rows: Sequence[Any], until: datetime, limits: Limits) -> Told:
     if not rows:
-        return 0
-    cursor = await conn.execute(_SET, {"low": low, "until": until, "ids": [row[0] for row in rows]})
-    mine = {row[0] for row in await cursor.fetchall()}
+        return Told()
+    await conn.execute(_LOCK, ([row[0] for row in rows],))
+    mine: set[UUID] = set()
+    for low in (True, False):
+        ids = [row[0] for row in rows if row[4] is not low]
+        cursor = await conn.execute(_SET, {"low": low, "until": until, "ids": ids})
+        mine.update(row[0] for row in await cursor.fetchall())
     rows = [row for row in rows if row[0] in mine]
     spent = await spend(conn, [(row[0], row[1]) for row in rows], limits)
     events = [
-        _event(row, until, low=low, withheld=not answer.allowed)
+        _event(row, until, low=not row[4], withheld=not answer.allowed)
         for row, answer in zip(rows, spent, strict=True)
     ]
     await enqueue(conn, *events)
-    return len(rows)
+    enough = sum(row[4] for row in rows)
+    return Told(low=len(rows) - enough, enough=enough)
 
 
 def _event(row: Any, until: datetime, *, low: bool, withheld: bool) -> Event:

@@ -6,7 +6,7 @@ decided here, whether it may be told yet when it is due (lighthouse.telling).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -32,6 +32,8 @@ TITLE_CHARS = 300
 MESSAGE_CHARS = 2000
 #: First key of the advisory locks that make operator events single.
 OPERATOR_LOCK = 0x4C48
+#: Later than anything: no row is as new.
+_NEVER = datetime.max.replace(tzinfo=UTC)
 #: `alert_history.failed_reason` of what an hour's limit withheld.
 WITHHELD = "more alerts than the limit of an hour"
 
@@ -63,6 +65,8 @@ class Event:
 # writes these events. Channels come by idx_alert_channels_subscription, unlocked: one that goes
 # meanwhile is met again at delivery. An event that has rows already gets no further ones, even
 # if channels were added since. Who was told of an incident is found by idx_alert_history_incident.
+# The constants beside the joins keep both to few chunks: else each event would read, and where they
+# are compressed unpack, the history of a year.
 _ENQUEUE = f"""
 WITH event AS (
     SELECT e.* FROM jsonb_to_recordset(%(events)s) AS e (
@@ -70,7 +74,9 @@ WITH event AS (
            severity alert_severity, title text, message text, context jsonb, incident_id uuid,
            opened_at timestamptz, closes boolean, withheld boolean)
      WHERE NOT EXISTS (
-           SELECT FROM alert_history h WHERE h.event_id = e.event_id AND h.time = e.time)
+           SELECT FROM alert_history h
+            WHERE h.event_id = e.event_id AND h.time = e.time
+              AND h.time BETWEEN %(first)s AND %(last)s)
 ), wanted AS (
     SELECT e.event_id, c.id AS channel_id, c.escalate_after_s
       FROM event e JOIN alert_channels c ON c.subscription_id = e.subscription_id
@@ -79,6 +85,7 @@ WITH event AS (
      UNION
     SELECT e.event_id, h.channel_id, 0
       FROM event e JOIN alert_history h ON h.incident_id = e.incident_id AND h.time >= e.opened_at
+       AND h.time >= %(opened)s AND h.subscription_id = ANY(%(closing)s::uuid[])
      WHERE e.closes AND h.state IN ('pending', 'sent', 'gave_up')
 ), rows AS (
     SELECT e.*, w.channel_id,
@@ -157,7 +164,19 @@ async def enqueue(connection: Connection, *events: Event) -> int:
         }
         for event in events
     ]
-    cursor = await connection.execute(_ENQUEUE, {"events": Jsonb(rows), "no_channel": NO_CHANNEL})
+    times = [event.slot for event in events]
+    closing = [event for event in events if event.closes and event.opened_at is not None]
+    cursor = await connection.execute(
+        _ENQUEUE,
+        {
+            "events": Jsonb(rows),
+            "no_channel": NO_CHANNEL,
+            "first": from_slot(min(times)),
+            "last": from_slot(max(times)),
+            "opened": min((e.opened_at for e in closing if e.opened_at), default=_NEVER),
+            "closing": [event.subscription_id for event in closing],
+        },
+    )
     return await _count(cursor)
 
 

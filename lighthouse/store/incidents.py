@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from lighthouse.errors import NotFoundError, UsageError
 from lighthouse.model import AlertType, MonitorType, Severity
+from lighthouse.store.events import OLDEST_PENDING
 from lighthouse.store.history import target_text
 from lighthouse.store.pool import Pool, translated
 
@@ -56,7 +57,9 @@ SELECT i.*, a.held, a.told, a.failed_reason
               CASE WHEN bool_and(state NOT IN ('pending', 'sent'))
                    THEN min(failed_reason) FILTER (WHERE alert_type <> 'recovery')
                    END AS failed_reason
-         FROM alert_history h WHERE h.incident_id = i.id AND h.time >= i.opened_at) a
+         FROM alert_history h
+        WHERE h.incident_id = i.id AND h.time >= i.opened_at
+          AND h.subscription_id = i.subscription_id) a
  ORDER BY {order}
 """
 _OPEN = _INCIDENTS.format(
@@ -75,13 +78,17 @@ _ONE = _INCIDENTS.format(where="i.id = %(id)s", order="i.id")
 _ACKNOWLEDGE = """
 UPDATE incidents SET acknowledged_at = clock_timestamp(), acknowledged_by = %(by)s, note = %(note)s
  WHERE id = %(id)s AND acknowledged_at IS NULL AND closed_at IS NULL
+RETURNING subscription_id
 """
-# What waited for nobody to have seen it ends now, not when its time comes.
-_WAKE = """
+# What waited for nobody to have seen it ends now, not when its time comes. The bound on `time`
+# keeps it to the newest partitions.
+_WAKE = f"""
 UPDATE alert_history SET next_attempt_at = now()
- WHERE incident_id = %(id)s AND state = 'pending' AND (held = 'escalation' OR context ? 'reminder')
+ WHERE incident_id = %(id)s AND subscription_id = %(subscription_id)s
+   AND time > now() - {OLDEST_PENDING} AND state = 'pending'
+   AND (held = 'escalation' OR context ? 'reminder')
    AND (lease_until IS NULL OR lease_until < now())
-"""
+"""  # noqa: S608 - a constant of this program
 
 
 async def open_incidents(
@@ -122,8 +129,8 @@ async def acknowledge(
     with translated():
         async with pool.connection() as conn, conn.transaction():
             cursor = await conn.execute(_ACKNOWLEDGE, values)
-            if cursor.rowcount == 1:
-                await conn.execute(_WAKE, values)
+            if row := await cursor.fetchone():
+                await conn.execute(_WAKE.encode(), {"id": incident_id, "subscription_id": row[0]})
                 return
     found = await get_incident(pool, incident_id)
     if found.closed_at is not None:

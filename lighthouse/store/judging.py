@@ -51,7 +51,8 @@ SELECT s.subscription_id, 'certificate', jsonb_build_array(s.certificates, b.ale
 # Locked in the order of their ids, so that two recorders cannot wait for each other in a circle.
 _LOCK_STATES = """
 SELECT s.subscription_id, s.verdict, s.since, s.slow, s.balance_level, s.certificates,
-       s.flapping_since, b.name, b.target_type, b.check_interval_seconds, b.alerting, b.user_id
+       s.flapping_since, b.name, b.target_type, b.check_interval_seconds, b.alerting, b.user_id,
+       s.latency_warn_ms
   FROM subscription_state s JOIN subscriptions b ON b.id = s.subscription_id
  WHERE s.subscription_id = ANY(%s::uuid[])
  ORDER BY s.subscription_id
@@ -144,10 +145,12 @@ async def judge(
 
 
 async def _unsteady(connection: Connection, stored: Sequence[Result]) -> list[UUID]:
-    valued = {r.subscription_id: r for r in stored if r.bounds is not None and r.value is not None}
+    # What was not judged may know a certificate all the same, of a step or hop before the fault.
+    judged = [r for r in stored if r.status.judged]
+    valued = {r.subscription_id: r for r in judged if r.bounds is not None and r.value is not None}
     certified = {
         r.subscription_id: r
-        for r in stored
+        for r in judged
         if r.certificate is not None and _days_left(r) <= MOST_CERTIFICATE_DAYS
     }
     cursor = await connection.execute(
@@ -203,6 +206,11 @@ def _ids(ids: Iterable[UUID]) -> str:
 
 def _state(row: Sequence[Any]) -> State:
     id_, believed, since, slow, level, certificates, flapping, name, monitor, interval_s = row[:10]
+    alerting = stored_alerting(row[10])
+    # The state is as it was left by whoever held its lock before us, the policy perhaps older:
+    # slowness that is no longer looked for would never end.
+    if row[12] is None:
+        alerting = alerting.model_copy(update={"latency": None})
     return State(
         id=id_,
         belief=Belief(
@@ -219,7 +227,7 @@ def _state(row: Sequence[Any]) -> State:
         name=name,
         monitor=MonitorType(monitor),
         interval_ms=interval_s * 1000,
-        alerting=stored_alerting(row[10]),
+        alerting=alerting,
         user_id=row[11],
     )
 

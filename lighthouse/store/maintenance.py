@@ -1,5 +1,6 @@
 """Maintenance windows: made, listed, removed, and moved to their next occurrence."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,7 +104,7 @@ async def write_window(
 ) -> UUID:
     """Write a window that has been checked, in the caller's transaction; psycopg's errors pass."""
     # Held until the commit, so that counting and inserting cannot pass the bound together.
-    await conn.execute("SELECT FROM users WHERE id = %s FOR UPDATE", (user_id,))
+    await conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,))
     cursor = await conn.execute(
         "SELECT count(*), clock_timestamp() FROM maintenance_windows WHERE user_id = %s", (user_id,)
     )
@@ -208,7 +209,8 @@ async def advance(pool: Pool, limit: int = 1000) -> int:
                 )
                 rows = await cursor.fetchall()
             for row in rows:
-                found = occurrence(_window(row), row["now"])
+                # A rhythm of many years takes tens of milliseconds to walk through.
+                found = await asyncio.to_thread(occurrence, _window(row), row["now"])
                 if found is None:
                     await conn.execute(
                         "DELETE FROM maintenance_windows WHERE id = %s", (row["id"],)

@@ -148,10 +148,11 @@ SELECT i.id FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
    AND s.status = 'active' AND s.alerting->>'remind_every_s' IS NOT NULL
    FOR NO KEY UPDATE OF i
 """
-# By idx_alert_history_incident.
+# By idx_alert_history_incident; by the subscription in chunks that are compressed.
 _REMINDERS = """
 SELECT count(*), count(*) FILTER (WHERE state = 'pending') FROM alert_history
  WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND subscription_id = %(subscription_id)s
    AND context ? 'reminder'
 """
 # In the transaction that ended the one before it, so that a chain of reminders neither breaks nor
@@ -187,6 +188,7 @@ UPDATE alert_history
        failed_reason = 'it ended before it was told', next_attempt_at = NULL,
        lease_until = NULL, lease_token = NULL
  WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND subscription_id = %(subscription_id)s
    AND alert_type <> 'recovery' AND state = 'pending'
    AND (lease_until IS NULL OR lease_until < now())
 """
@@ -195,6 +197,7 @@ SELECT coalesce(bool_or(state = 'pending'), false), coalesce(bool_or(state = 'se
        coalesce(bool_or(state IN ('merged', 'gave_up')), false)
   FROM alert_history
  WHERE incident_id = %(incident_id)s AND time >= %(opened_at)s AND channel_id = %(channel_id)s
+   AND subscription_id = %(subscription_id)s
    AND alert_type <> 'recovery'
 """
 

@@ -42,7 +42,7 @@ async def write_parents(conn: Connection, subscription_id: UUID, parents: Sequen
     if row is None:
         raise NotFoundError(f"no subscription {subscription_id}")
     # One change of a wallet's tree at a time, so that no two make a circle together.
-    await conn.execute("SELECT FROM users WHERE id = %s FOR UPDATE", (row[0],))
+    await conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (row[0],))
     cursor = await conn.execute(
         "SELECT id FROM subscriptions WHERE id = ANY(%s) AND user_id = %s", (wanted, row[0])
     )

@@ -49,7 +49,6 @@ _DONE = """
 UPDATE alert_budgets SET summarised = true
  WHERE owner_id = %s AND hour = %s AND NOT summarised
 """
-_FORGET = "DELETE FROM alert_budgets WHERE hour < now() - interval '30 days'"
 
 
 async def summarise(pool: Pool, address: Callable[[Channel], str]) -> int:
@@ -61,7 +60,6 @@ async def summarise(pool: Pool, address: Callable[[Channel], str]) -> int:
     written = 0
     with translated():
         async with pool.connection() as conn:
-            await conn.execute(_FORGET)
             while True:
                 async with conn.transaction():
                     row = await (await conn.execute(_NEXT)).fetchone()

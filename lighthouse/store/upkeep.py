@@ -4,7 +4,7 @@ Every task here may run twice or at once: each step checks what is there and tak
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,9 @@ PARTITIONS_BACK_DAYS = 8
 #: … to so far ahead that upkeep may fail for a week.
 PARTITIONS_AHEAD_DAYS = 7
 
+#: Incidents are kept as long as the alerts that told of them.
 ALERTS_KEPT_DAYS = 365
+BUDGETS_KEPT_DAYS = 30
 
 #: Dropping a partition stops the history's readers and writers; if it must wait for a long
 #: reader it would make them all wait, so it gives up and the next run tries again.
@@ -46,7 +48,7 @@ class Upkeep:
 
 
 async def run(pool: Pool, raw_history_days: int, *, now: datetime | None = None) -> Upkeep:
-    """Make coming partitions and let old rows go; on `community` policies do it.
+    """Make coming partitions and let old rows go; of histories on `community` policies do it.
 
     `now` is PostgreSQL's clock unless given. Raises StoreError.
     """
@@ -60,6 +62,7 @@ async def run(pool: Pool, raw_history_days: int, *, now: datetime | None = None)
                 done = Upkeep(partitions_made=made)
             if edition in (Edition.PLAIN, Edition.APACHE):
                 done = await _retain(conn, edition, raw_history_days, moment, done.partitions_made)
+            done = replace(done, deleted_rows=done.deleted_rows + await _forget(conn, moment))
             await note_run(
                 conn,
                 "upkeep",
@@ -126,6 +129,27 @@ async def _retain(
         dropped += await _drop_chunks(conn, "alert_history", alerts)
     deleted += await _delete(conn, "hourly_rollups", "hour", now - timedelta(days=hourly_days))
     return Upkeep(partitions_made=made, dropped=tuple(dropped), deleted_rows=deleted)
+
+
+# By idx_incidents_opened_at. One that is open may still be told of, unless nothing is watched.
+_OLD_INCIDENTS = """
+DELETE FROM incidents WHERE id = ANY(ARRAY(
+    SELECT i.id FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id
+     WHERE i.opened_at < %s
+       AND (i.closed_at < %s OR i.closed_at IS NULL AND s.status IN ('cancelled', 'expired'))
+     LIMIT %s))
+"""
+
+
+async def _forget(conn: Connection, now: datetime) -> int:
+    """Let go of what tables hold that are no histories."""
+    deleted = await _delete(conn, "alert_budgets", "hour", now - timedelta(days=BUDGETS_KEPT_DAYS))
+    cutoff = now - timedelta(days=ALERTS_KEPT_DAYS)
+    while True:
+        cursor = await conn.execute(_OLD_INCIDENTS, (cutoff, cutoff, DELETE_ROWS))
+        deleted += cursor.rowcount
+        if cursor.rowcount < DELETE_ROWS:
+            return deleted
 
 
 async def _raw_cutoff(conn: Connection, wanted: datetime) -> datetime:

@@ -112,20 +112,38 @@ STATEMENTS = (
     """,
 )
 
-# What is down now has begun: who was told of it is to hear of its end.
+# What is down now has begun: who was told of it is to hear of its end. A balance that was told to
+# be down is critically low, and only as such will it end.
 BEGUN = (
     """
     INSERT INTO incidents (id, subscription_id, kind, severity, opened_at, first_failure_at)
     SELECT DISTINCT ON (s.subscription_id)
-           a.event_id, s.subscription_id, a.alert_type, a.severity, s.since, s.since
-      FROM subscription_state s JOIN alert_history a
+           a.event_id, s.subscription_id,
+           CASE WHEN b.target_type = 'balance' THEN 'low_balance' ELSE a.alert_type END,
+           a.severity, s.since, s.since
+      FROM subscription_state s JOIN subscriptions b ON b.id = s.subscription_id
+      JOIN alert_history a
         ON a.subscription_id = s.subscription_id AND a.time = s.since
        AND a.alert_type = 'downtime'
      WHERE s.verdict = 'down'
     """,
     """
-    UPDATE alert_history a SET incident_id = i.id
-      FROM incidents i WHERE a.event_id = i.id AND a.time = i.opened_at
+    UPDATE subscription_state s SET balance_level = 2
+      FROM incidents i WHERE i.subscription_id = s.subscription_id AND i.kind = 'low_balance'
+    """,
+    # One at a time, by constants: a join would decompress the whole history.
+    """
+    DO $$
+    DECLARE
+        one record;
+    BEGIN
+        FOR one IN SELECT id, subscription_id, opened_at FROM incidents LOOP
+            EXECUTE format(
+                'UPDATE alert_history SET incident_id = %1$L'
+                ' WHERE event_id = %1$L AND subscription_id = %2$L AND time = %3$L',
+                one.id, one.subscription_id, one.opened_at);
+        END LOOP;
+    END $$
     """,
 )
 
@@ -148,10 +166,22 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Rows may be in any chunk, compressed ones too, where there are such.
+    op.execute(
+        "SELECT set_config(name, '0', true) FROM pg_settings"
+        " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
+    )
     op.execute(
         "DELETE FROM alert_history WHERE alert_type::text = ANY('{flapping,coverage,summary}')"
     )
     op.execute("DELETE FROM alert_channels WHERE channel_type::text = 'apprise'")
+    # What waited to be let go where it is over or acknowledged would now be sent whatever is so.
+    op.execute(
+        "UPDATE alert_history SET state = 'suppressed', next_attempt_at = NULL,"
+        " lease_until = NULL, lease_token = NULL, failed_reason = 'the schema was taken back'"
+        " WHERE time > now() - interval '16 days' AND state = 'pending'"
+        " AND (held = 'escalation' OR context ? 'reminder')"
+    )
     op.execute("DROP INDEX idx_alert_history_incident")
     op.execute("DROP INDEX idx_alert_history_gave_up")
     for column in ("incident_id", "held", "tries"):

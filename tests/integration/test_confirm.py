@@ -17,7 +17,7 @@ from lighthouse.fleet import recorder
 from lighthouse.fleet.engine import Engine
 from lighthouse.model import CheckStatus, Confirmation, MonitorType, Reason, Result, Tier
 from lighthouse.schedule import Claims, Confirmations, Entry, Request, connect, connect_async
-from lighthouse.schedule.confirm import MOST_ANSWERS, MOST_WAITING
+from lighthouse.schedule.confirm import MOST_ANSWERS, MOST_WAITING, Answered
 from lighthouse.schedule.keys import CONFIRM, CONFIRMED_PREFIX, WORKERS
 from lighthouse.settings import Settings
 from lighthouse.store.budgets import Limits
@@ -386,7 +386,12 @@ async def test_what_nobody_takes_is_bounded_and_ends_by_itself(
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"", b"\xff", b"[]", b"null", b"{}", b"[" * 100_000, b'{"id": 1}']
+    "nonsense",
+    [
+        *(b"", b"\xff", b"[]", b"null", b"{}", b"[" * 100_000, b'{"id": 1}'),
+        b'{"id": "1", "from": "2", "subscription": 3, "version": 4}',
+        b'{"id": "1", "from": "2", "subscription": "%s", "version": Infinity}' % (b"0" * 32),
+    ],
 )
 async def test_bytes_that_are_no_request_cost_nothing(
     bench: Bench, client: "redis.Redis", nonsense: bytes
@@ -397,3 +402,29 @@ async def test_bytes_that_are_no_request_cost_nothing(
         await bench.check(target)
         assert (await bench.result()).confirmation is not None
     await until(lambda: not left(client))
+
+
+async def test_what_a_broken_worker_says_can_be_stored(
+    client: "redis.Redis", redis_url: str
+) -> None:
+    """Evidence that PostgreSQL refuses would cost the result its place, and its alert."""
+    told: dict[str, Any] = {
+        "id": "1",
+        "worker": ["\0"],
+        "region": "\ud800",
+        "status": "timeout",
+        "reason": "timeout",
+        "message": "\0" * 5000,
+        "latency_ms": float("nan"),
+        "http_status": "200",
+    }
+    client.rpush(f"{CONFIRMED_PREFIX}mine", json.dumps(told), json.dumps({**told, "region": {}}))
+    own = connect_async(redis_url)
+    for region in ("?", "{}"):
+        answered = await Confirmations(own, "mine").next(requests=False)
+        assert isinstance(answered, Answered)
+        found = answered.confirmation
+        assert (found.region, found.latency_ms, found.http_status) == (region, None, 200)
+        assert "\0" not in f"{found.worker}{found.message}"
+        assert len(found.message or "") == 500
+    await own.aclose()

@@ -20,6 +20,7 @@ from lighthouse.model import (
     from_slot,
 )
 from lighthouse.store.budgets import Limits
+from lighthouse.store.creation import write_alerting
 from lighthouse.store.events import WITHHELD
 from lighthouse.store.pool import Pool
 from lighthouse.store.record import Recorded, record
@@ -28,6 +29,7 @@ from tests.support.targets import (
     DOWN,
     ERROR,
     MINUTE,
+    MISSED,
     TIMEOUT,
     UP,
     a_target,
@@ -512,3 +514,32 @@ async def test_a_failed_flush_leaves_no_incident_and_no_budget(pool: Pool) -> No
     await rows(pool, "DROP TRIGGER refuse ON alert_budgets")
     assert await record(pool, [seen(one, slot, DOWN)]) == Recorded(stored=1, events=1)
     assert len(await incidents(pool, one)) == 1
+
+
+@pytest.mark.parametrize("status", [ERROR, MISSED])
+async def test_what_was_not_judged_tells_nothing_of_what_it_saw_before_the_fault(
+    pool: Pool, status: CheckStatus
+) -> None:
+    """A canary's first step shows a certificate, its second meets a resolver that is away."""
+    one = await a_target(pool, hook=HOOK)
+    slot = await now_slot(pool)
+    certificate = Certificate(fingerprint="a" * 64, expires_at=from_slot(slot) + timedelta(days=3))
+    low = {"value": 1, "bounds": Bounds(alert_at=5, alert_clear_at=6)}
+    found = seen(one, slot, status, certificate=certificate, **low)
+    assert await record(pool, [found]) == Recorded(stored=1)
+    assert await told(pool, one) == []
+
+
+async def test_slowness_begins_no_more_once_nobody_looks_for_it(pool: Pool) -> None:
+    """Also in a flush that waited for the very change of the policy: it would never end."""
+    one = await a_target(pool, alerting={"latency": {"warn_ms": 100, "checks": 3}}, hook=HOOK)
+    first = await now_slot(pool) - 3 * MINUTE
+    await feed(pool, one, first, UP, UP, latency_ms=500.0)
+    async with pool.connection() as changing, changing.transaction():
+        await write_alerting(changing, one, {})
+        last = seen(one, first + 2 * MINUTE, UP, latency_ms=500.0)
+        flush = asyncio.create_task(record(pool, [last]))
+        await asyncio.sleep(0.3)
+        assert not flush.done()
+    assert (await flush).stored == 1
+    assert await incidents(pool, one) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -358,3 +359,30 @@ async def test_alerts_come_newest_first_and_of_one_subscription_if_asked(pool: P
         AlertType.DOWNTIME,
     ]
     assert len(await outbox.alerts(pool, limit=1)) == 1
+
+
+async def test_events_are_written_without_a_look_at_a_years_history(pool: Pool) -> None:
+    """Fails when the chunks of other weeks are read: those that are compressed get unpacked."""
+    mine = await add_subscription(pool)
+    await add_channel(pool, mine)
+    await rows(
+        pool,
+        "INSERT INTO alert_history (time, event_id, channel_id, subscription_id, alert_type,"
+        " severity, title, message, state) SELECT now() - g * interval '7 days',"
+        " gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'downtime', 'critical', 't',"
+        " 'm', 'sent' FROM generate_series(1, 30) g",
+    )
+    down = await event(pool, mine)
+    of = {"incident_id": down.id, "opened_at": from_slot(down.slot)}
+    await enqueue(pool, replace(down, **of))
+    up = await event(
+        pool, mine, slot=down.slot + 1000, alert_type=AlertType.RECOVERY, closes=True, **of
+    )
+    async with pool.connection() as connection, connection.transaction():
+        assert await outbox.enqueue(connection, up) == 1
+        cursor = await connection.execute(
+            "SELECT count(DISTINCT relation) FROM pg_locks WHERE pid = pg_backend_pid()"
+            " AND relation::regclass::text ~ '_hyper_\\d+_\\d+_chunk$'"
+        )
+        ((chunks,),) = await cursor.fetchall()
+    assert chunks <= 2

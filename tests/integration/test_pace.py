@@ -190,6 +190,15 @@ async def test_an_absurd_wish_closes_for_a_day(pacing_of: Pacing, client: "redis
     assert client.ttl(key) <= 24 * 3600 + 60
 
 
+async def test_nobody_is_sent_away_beyond_the_day_after_which_an_alert_is_given_up(
+    pacing_of: Pacing,
+) -> None:
+    pace = await pacing_of()
+    await pace.close("a", 3600.0)
+    found = [(await pace.turn("a", (), 1.0)).wait_s for _ in range(100)]
+    assert 7 * 3600 - 10 < found[-1] <= 7 * 3600
+
+
 async def test_what_a_clock_left_in_the_future_counts_for_nothing(
     pacing_of: Pacing, client: "redis.Redis"
 ) -> None:

@@ -285,6 +285,20 @@ async def test_an_escalation_channel_hears_nothing_of_what_is_over_in_time(pool:
     assert {state for _, state, _ in await states(pool, one)} == {"sent", "suppressed"}
 
 
+async def test_an_escalation_channel_hears_the_end_of_what_was_acknowledged_after_it_was_told(
+    pool: Pool,
+) -> None:
+    async with Receiver() as receiver:
+        one = await an_escalating_target(pool, receiver.base)
+        await find(pool, one, DOWN, 1)
+        await deliver(pool, due=False)
+        await deliver(pool)
+        await acknowledge(pool, one)
+        await find(pool, one, UP)
+        await deliver(pool)
+    assert heard(receiver, "/second") == ["downtime", "recovery"]
+
+
 async def test_an_escalation_channel_hears_nothing_of_what_is_acknowledged(pool: Pool) -> None:
     async with Receiver() as receiver:
         one = await an_escalating_target(pool, receiver.base)

@@ -1,5 +1,8 @@
 """What alerts need from time to time: coverage told, summaries written, windows moved on."""
 
+import asyncio
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,8 +25,8 @@ from lighthouse.model import (
     to_slot,
 )
 from lighthouse.settings import load
-from lighthouse.store import maintenance, outbox, parents
-from lighthouse.store.budgets import Limits
+from lighthouse.store import catalog, maintenance, outbox, parents
+from lighthouse.store.budgets import Limits, spend
 from lighthouse.store.coverage import Told, tell_coverage
 from lighthouse.store.creation import NewSubscription, create_subscriptions
 from lighthouse.store.pool import Pool
@@ -311,3 +314,62 @@ async def test_parents_are_of_the_same_wallet_and_make_no_circle(pool: Pool) -> 
         await parents.set_parents(pool, a, [uuid4()])
     await parents.set_parents(pool, c, [])
     assert await parents.parents_of(pool, [a, b, c]) == {b: [a]}
+
+
+async def test_coverage_and_recorders_lock_in_one_order(pool: Pool) -> None:
+    """All states, then all budgets: fails when the two wait for each other."""
+    low, enough = await subscribe(pool, "low", "enough")
+    end = last_hour()
+    await checked(pool, low, end, judged=40, lost=20)
+    await checked(pool, enough, end, judged=60, lost=0)
+    await rows(
+        pool,
+        "UPDATE subscription_state SET uncovered_since = now() WHERE subscription_id = %s",
+        enough,
+    )
+    ((owner,),) = await rows(pool, "SELECT id FROM users")
+    async with pool.connection() as recorder, recorder.transaction():
+        await recorder.execute(
+            "SELECT FROM subscription_state WHERE subscription_id = %s FOR UPDATE", (enough,)
+        )
+        telling = asyncio.create_task(tell_coverage(pool, [], FREE))
+        await asyncio.sleep(0.3)
+        assert not telling.done()
+        async with asyncio.timeout(0.5):  # PostgreSQL looks for circles after a second
+            await spend(recorder, [(enough, owner)], FREE)
+    assert await telling == Told(low=1, enough=1)
+
+
+async def test_a_policy_is_changed_beside_a_change_of_the_same_owners_tree(pool: Pool) -> None:
+    """A second write of a row refers to its owner, whom the other change has locked first."""
+    one, other = await subscribe(pool, "one", "other")
+    async with pool.connection() as changing, changing.transaction():
+        await parents.write_parents(changing, one, [other])
+        async with asyncio.timeout(2):
+            await catalog.change(
+                pool, one, worst_case_s=1, enforce_plans=False, alerting={"flapping": None}
+            )
+
+
+async def test_windows_that_take_long_to_move_on_stop_nothing_else(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: Any) -> None:
+        time.sleep(0.5)
+
+    await subscribe(pool, "one")
+    window = Window(local_start=datetime(2020, 1, 1), duration_s=60, timezone="UTC")  # noqa: DTZ001
+    daily = replace(window, repeat="FREQ=DAILY")
+    await maintenance.add_window(pool, daily, wallet=WALLET)
+    await rows(
+        pool,
+        "UPDATE maintenance_windows SET starts_at = now() - interval '2 hours',"
+        " ends_at = now() - interval '1 hour'",
+    )
+    monkeypatch.setattr(maintenance, "occurrence", slow)
+    moving = asyncio.create_task(maintenance.advance(pool))
+    turns = 0
+    while not moving.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert (await moving, turns > 10) == (1, True)

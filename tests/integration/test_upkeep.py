@@ -289,3 +289,33 @@ async def test_a_changed_setting_is_in_force_after_the_next_upgrade(
     migrate.upgrade(migrated_url, 15)
     await retain(pool, migrated_url, 15)
     assert await ages(pool) == [3]
+
+
+async def test_incidents_go_with_the_alerts_that_told_of_them_and_budgets_sooner(
+    pool: Pool,
+) -> None:
+    """Fails when what is no history grows for ever."""
+    await execute(
+        pool,
+        "WITH u AS (INSERT INTO users (wallet_address) VALUES ('0x' || repeat('ab', 20))"
+        " RETURNING id), s AS (INSERT INTO subscriptions (user_id, name, target_type,"
+        " target_config, status) SELECT u.id, status, 'http', '{}', status::subscription_status"
+        " FROM u, unnest('{active,cancelled}'::text[]) AS status RETURNING id, name)"
+        " INSERT INTO incidents (id, subscription_id, kind, severity, first_failure_at, opened_at,"
+        " closed_at, note) SELECT gen_random_uuid(), s.id, 'downtime', 'critical',"
+        " now() - opened, now() - opened, now() - closed, s.name || v.name"
+        " FROM s, (VALUES (interval '400 days', interval '366 days', ' old'),"
+        " ('399 days', '1 day', ' long'), ('398 days', NULL, ' open'), ('1 day', '1 hour', ' new'))"
+        " AS v (opened, closed, name)",
+    )
+    await execute(
+        pool,
+        "INSERT INTO alert_budgets (owner_id, hour) SELECT gen_random_uuid(), now() - age"
+        " FROM unnest('{29 days,31 days}'::interval[]) AS age",
+    )
+    assert (await upkeep.run(pool, 90)).deleted_rows == 4
+    kept = {note for (note,) in await fetch(pool, "SELECT note FROM incidents")}
+    assert kept == {
+        *("active long", "active open", "active new", "cancelled long", "cancelled new")
+    }
+    assert len(await fetch(pool, "SELECT FROM alert_budgets")) == 1

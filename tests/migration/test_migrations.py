@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from lighthouse.errors import NotMigrated, SettingsError, StoreError, StoreUnavailable, UsageError
+from lighthouse.model import Bounds, CheckStatus, Result, to_slot
 from lighthouse.store import migrate
 from lighthouse.store.edition import Edition, best, detect
 from lighthouse.store.pool import Pool, open_pool
+from lighthouse.store.record import record
 from lighthouse.store.tables import METRIC_COLUMNS, metadata
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -433,3 +436,91 @@ def test_a_downgrade_gives_each_ended_subscription_a_name_of_its_own(migrated_ur
     assert all(name.startswith("API ") for name in found.values())
     assert len(set(found.values())) == 2
     migrate.upgrade(migrated_url)
+
+
+DOWN_BEFORE = """
+WITH u AS (
+    INSERT INTO users (wallet_address) VALUES ('0x' || repeat('ab', 20)) RETURNING id
+), s AS (
+    INSERT INTO subscriptions (user_id, name, target_type, target_config, status)
+    SELECT u.id, kind, kind::monitor_type, '{}', 'active'
+      FROM u, unnest('{http,balance}'::text[]) AS kind
+    RETURNING id
+), st AS (
+    INSERT INTO subscription_state (subscription_id, verdict, since)
+    SELECT id, 'down', date_trunc('milliseconds', now() - interval '1 hour') FROM s RETURNING *
+)
+INSERT INTO alert_history (
+       time, event_id, channel_id, subscription_id, alert_type, severity, title, message, state)
+SELECT since, gen_random_uuid(), gen_random_uuid(), subscription_id, 'downtime', 'critical', 't',
+       'm', 'sent' FROM st RETURNING 1
+"""
+
+
+async def test_what_was_down_before_incidents_were_kept_is_told_to_be_over(
+    database_url: str,
+) -> None:
+    """Also after a way back and forth with rows in all that is new."""
+    migrate.upgrade(database_url, revision="0003")
+    rows(database_url, DOWN_BEFORE)
+    migrate.upgrade(database_url)
+    migrate.downgrade(database_url, "0003")
+    migrate.upgrade(database_url)
+    async with open_pool(database_url, application="lighthouse-test") as pool:
+        for id_, kind in rows(database_url, "SELECT id, target_type::text FROM subscriptions"):
+            more: dict[str, Any] = (
+                {"value": 100, "bounds": Bounds(critical_at=10, critical_clear_at=11)}
+                if kind == "balance"
+                else {}
+            )
+            slot = to_slot(datetime.now(UTC))
+            found = Result(subscription_id=id_, slot=slot, status=CheckStatus.SUCCESS, **more)
+            await record(pool, [found])
+    assert rows(
+        database_url,
+        "SELECT s.target_type::text, i.kind::text, i.closed_at IS NOT NULL, h.state::text"
+        " FROM incidents i JOIN subscriptions s ON s.id = i.subscription_id"
+        " LEFT JOIN alert_history h ON h.incident_id = i.id AND h.alert_type = 'recovery'"
+        " ORDER BY 1",
+    ) == [("balance", "low_balance", True, "pending"), ("http", "downtime", True, "pending")]
+
+
+def test_what_waits_for_nobody_to_see_it_is_not_sent_by_what_knows_no_acknowledgement(
+    migrated_url: str,
+) -> None:
+    rows(
+        migrated_url,
+        "INSERT INTO alert_history (time, event_id, channel_id, subscription_id, alert_type,"
+        " severity, title, message, context, held, next_attempt_at)"
+        " SELECT now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'downtime',"
+        " 'critical', 't', 'm', context, held, now()"
+        " FROM (VALUES ('{}'::jsonb, 'escalation'), ('{\"reminder\": 1}', NULL), ('{}', NULL))"
+        " AS v (context, held) RETURNING 1",
+    )
+    migrate.downgrade(migrated_url, "0003")
+    states = rows(migrated_url, "SELECT state::text FROM alert_history ORDER BY 1")
+    assert states == [("pending",), ("suppressed",), ("suppressed",)]
+
+
+def test_a_history_that_is_compressed_stops_no_way_up_or_down(database_url: str) -> None:
+    """TimescaleDB unpacks 100,000 rows for one transaction's changes and no more."""
+    migrate.upgrade(database_url, revision="0003")
+    rows(
+        database_url,
+        "WITH added AS (INSERT INTO alert_history (time, event_id, channel_id, subscription_id,"
+        " alert_type, severity, title, message, state) SELECT now() - interval '40 days'"
+        " - g * interval '10 s', gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),"
+        " 'downtime', 'critical', 't', 'm', 'sent' FROM generate_series(1, 100001) g"
+        " RETURNING 1) SELECT count(*) FROM added",
+    )
+    rows(database_url, DOWN_BEFORE)
+    if edition(database_url) is Edition.COMMUNITY:
+        rows(
+            database_url,
+            "SELECT compress_chunk(c) FROM show_chunks('alert_history',"
+            " older_than => interval '30 days') AS c",
+        )
+    migrate.upgrade(database_url)
+    told = rows(database_url, "SELECT count(*) FROM alert_history WHERE incident_id IS NOT NULL")
+    assert told == [(2,)]
+    assert migrate.downgrade(database_url, "0003").after == "0003"

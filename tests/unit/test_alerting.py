@@ -52,6 +52,7 @@ def test_what_this_version_cannot_read_means_the_default() -> None:
         ({"failures_to_down": 11}, "alerting.failures_to_down"),
         ({"successes_to_up": 0}, "alerting.successes_to_up"),
         ({"latency": {"warn_ms": 0}}, "alerting.latency.warn_ms"),
+        ({"latency": {"warn_ms": 1e-46}}, "alerting.latency.warn_ms"),  # no REAL
         ({"latency": {"warn_ms": 1, "checks": 2}}, "alerting.latency.checks"),
         ({"latency": {"warn_ms": 1, "checks": MOST_CHECKS + 1}}, "alerting.latency.checks"),
         ({"latency": {}}, "alerting.latency.warn_ms"),
@@ -90,7 +91,7 @@ def test_days_are_told_in_their_order_whatever_order_they_came_in() -> None:
     st.integers(1, 10),
     st.one_of(
         st.none(),
-        st.builds(LatencyWarning, warn_ms=st.floats(0.1, 1e6), checks=st.integers(3, MOST_CHECKS)),
+        st.builds(LatencyWarning, warn_ms=st.floats(1, 1e6), checks=st.integers(3, MOST_CHECKS)),
     ),
 )
 def test_enough_rows_are_read_for_every_decision(

@@ -55,6 +55,15 @@ async def test_those_sent_away_get_times_as_many_a_window_as_the_service_takes(
     assert found == [2] * 5 + [4] * 5 + [6] * 2
 
 
+async def test_nobody_is_sent_away_beyond_the_day_after_which_an_alert_is_given_up(
+    pacer: OwnPacer,
+) -> None:
+    """A service that bans for an hour takes more than one message in all the hours after it."""
+    await pacer.close("a", 3600.0)
+    found = [(await pacer.turn("a", (), 1.0)).wait_s for _ in range(100)]
+    assert max(found) == found[-1] == 7 * 3600
+
+
 async def test_times_start_anew_once_the_address_has_opened(clock: Clock, pacer: OwnPacer) -> None:
     await pacer.close("a", 2.0, per_window=1)
     assert [(await pacer.turn("a", (), 1.0)).wait_s for _ in range(2)] == [2, 4]

@@ -98,7 +98,14 @@ def test_anything_else_is_tried_again(status: int) -> None:
     assert (answer.ok, answer.permanent, answer.retry_after_s) == (False, False, 7)
 
 
-@pytest.mark.parametrize("wish", ["-1", "nan", "inf", "soon", ""])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        *("-1", "nan", "inf", "soon", ""),
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999999999",
+        "Mon, 01 Jan 2024 99999999999999999999:00:00 GMT",
+    ],
+)
 def test_a_wish_that_is_no_time_is_none(wish: str) -> None:
     assert webhook.judge(reply(503, Retry_After=wish)).retry_after_s is None
 

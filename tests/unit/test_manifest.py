@@ -118,7 +118,7 @@ def test_what_is_no_text_or_too_much_of_it_is_refused() -> None:
         (
             "  - {name: a, type: http, config: {url: 'https://a.example'},\n"
             "     alerting: {latency: {warn_ms: -1}}}",
-            "f.yaml:4:27: alerting.latency.warn_ms: input should be greater than 0",
+            "f.yaml:4:27: alerting.latency.warn_ms: input should be greater than or equal to 1",
         ),
         (
             "  - {name: a, type: http, config: {url: 'https://a.example'},\n"

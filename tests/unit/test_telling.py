@@ -122,6 +122,10 @@ def test_an_escalation_that_maintenance_held_is_not_told_once_it_is_acknowledged
     assert ended(escalates=True, held=MAINTENANCE, acknowledged=True) is SUPPRESSED
 
 
+def test_who_was_told_by_escalation_hears_the_end_of_what_was_acknowledged_since() -> None:
+    assert decide(found(begins=False, escalates=True, closed=True, acknowledged=True)) == Tell()
+
+
 def test_the_first_news_is_told_although_it_is_acknowledged() -> None:
     assert decide(found(acknowledged=True)) == Tell()
 
@@ -182,5 +186,5 @@ def test_whatever_is_true_the_answer_brings_it_nearer_to_an_end(any_: Circumstan
             assert reason
         case Tell():
             assert not (any_.begins and any_.closed)
-            assert not (any_.escalates and any_.acknowledged)
+            assert not (any_.begins and any_.escalates and any_.acknowledged)
             assert not (any_.holdable and any_.down_parent)

@@ -397,11 +397,22 @@ def test_a_threshold_is_told_once_a_certificate_whatever_the_order(
 def test_the_certificates_of_a_fleet_of_servers_are_remembered_up_to_a_bound() -> None:
     target = Target()
     names = [f"{n:064x}" for n in range(CERTIFICATES_KEPT + 5)]
+    seen = [
+        len(target.see(at_days_left(5 - n / 1000), certificate(name, EPOCH_END)))
+        for n, name in enumerate(names * 3)
+    ]
+    # No more than are remembered: else each of the others would be told of at every check.
+    assert sum(seen) == sum(seen[:CERTIFICATES_KEPT]) == CERTIFICATES_KEPT
+    # What comes nearer to its end than those were told to be is told all the same.
+    assert len(target.see(at_days_left(1), certificate(names[-1], EPOCH_END))) == 1
+
+
+def test_those_that_have_ended_give_way_to_others() -> None:
+    target = Target()
+    names = [f"{n:064x}" for n in range(CERTIFICATES_KEPT + 5)]
     for n, name in enumerate(names):
-        end = EPOCH_END + timedelta(minutes=n)
-        assert len(target.see(at_days_left(5 - n / 1000), certificate(name, end))) == 1
-    assert len(target.belief.certificates) == CERTIFICATES_KEPT
-    # Those that end last are known still.
+        end = EPOCH_END + timedelta(days=10 * n)
+        assert len(target.see(at_days_left(1 - 10 * n), certificate(name, end))) == 1
     assert set(target.belief.certificates) == set(names[5:])
 
 
