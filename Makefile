@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+# Files of tests share the cores; most of them wait for a clock.
+PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up test test-unit faults test-browser test-apache test-community bench lint format types clean
 
@@ -19,7 +22,7 @@ up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name
 	@exec $(BIN)/lighthouse up
 
 test: $(READY) ## all tests, on servers that they start themselves
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-unit: $(READY) ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit
@@ -31,7 +34,7 @@ test-browser: $(READY) ## browser steps in a real Chromium (root installs it whe
 	.ci/test-browser $(BIN)/python -m pytest tests/browser
 
 test-apache: $(READY) ## the database's tests on Debian's TimescaleDB package (needs root)
-	.ci/test-apache $(BIN)/python -m pytest -m database
+	.ci/test-apache $(BIN)/python -m pytest $(PARALLEL) -m database
 
 test-community: $(READY) ## the same on LIGHTHOUSE_TEST_DATABASE_URL, or in Docker
 	$(if $(LIGHTHOUSE_TEST_DATABASE_URL),,LIGHTHOUSE_TEST_CONTAINERS=1) \

@@ -435,7 +435,8 @@ class Circumstances:
     uncertain: bool = False  #: it may have been told: a courier tried, or died with it
     closed: bool = False  #: the incident has ended
     acknowledged: bool = False
-    watched: bool = True  #: the subscription is active
+    watched: bool = True  #: the subscription has not ended
+    paused: bool = False
     maintenance_until: datetime | None = None
     down_parent: str | None = None  #: a parent's name
     unsure_parent: bool = False  #: the check that decides between parent and child is to come

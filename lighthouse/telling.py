@@ -18,7 +18,7 @@ LONGEST_HOLD = timedelta(days=7)
 
 #: Why a row waits, as `alert_history.held`.
 ESCALATION, MAINTENANCE, PARENT, FLAPPING = "escalation", "maintenance", "parent", "flapping"
-LIMIT = "limit"
+LIMIT, PAUSED = "limit", "paused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +59,20 @@ def decide(found: Circumstances) -> Tell | Hold | LetGo:
             return LetGo(state=DeliveryState.SUPPRESSED, reason="it was acknowledged")
         if not found.watched:
             return LetGo(state=DeliveryState.SUPPRESSED, reason="it is no longer watched")
+        if found.paused:
+            return _held_so_far(found, Hold(why=PAUSED, seconds=LOOK_AGAIN_S))
     if found.reminder and found.limited:
         return Hold(why=LIMIT, seconds=LOOK_AGAIN_S * 10)
     if not found.holdable:
         return Tell()
     hold = _hold(found)
-    if hold is not None and found.now - found.created_at > LONGEST_HOLD:
+    return Tell() if hold is None else _held_so_far(found, hold)
+
+
+def _held_so_far(found: Circumstances, hold: Hold) -> Hold | LetGo:
+    if found.now - found.created_at > LONGEST_HOLD:
         return LetGo(state=DeliveryState.SUPPRESSED, reason=f"held for 7 days ({hold.why})")
-    return hold or Tell()
+    return hold
 
 
 def _hold(found: Circumstances) -> Hold | None:

@@ -64,7 +64,8 @@ SELECT a.event_id, a.channel_id, a.time, a.subscription_id, a.alert_type, a.seve
        a.message, a.context, a.attempt, a.lease_token, a.created_at, a.held, a.incident_id,
        extract(epoch FROM now() - coalesce((a.tries->0->>'at')::timestamptz, now()))::float8
            AS age_s,
-       now() AS now, s.name AS subscription_name, s.status = 'active' AS watched, s.alerting,
+       now() AS now, s.name AS subscription_name, s.status IN ('active', 'paused') AS watched,
+       s.status = 'paused' AS paused, s.alerting,
        s.check_interval_seconds, i.opened_at, i.closed_at IS NOT NULL AS closed,
        i.acknowledged_at IS NOT NULL AS acknowledged, st.since,
        c.id AS found_id, c.channel_type, c.channel_config, c.enabled, c.min_severity,
@@ -172,6 +173,7 @@ def _circumstances(row: dict[str, Any]) -> Circumstances:
         closed=row["closed"],
         acknowledged=row["acknowledged"],
         watched=bool(row["watched"]),
+        paused=bool(row["paused"]),
         maintenance_until=row["maintenance_until"],
         down_parent=row["down_parent"],
         unsure_parent=row["unsure_parent"],

@@ -70,11 +70,12 @@ SELECT i.id, h.time, h.status, h.error_code, h.error_message, h.http_status, h.l
  ORDER BY i.id, h.time DESC
 """
 
-# By idx_incidents_subscription; a day and a half is the longest time that flapping looks back.
+# By idx_incidents_subscription; twelve days, of a target that is checked daily, is the longest time
+# that flapping looks back.
 _CHANGES = """
 SELECT subscription_id, opened_at, closed_at FROM incidents
  WHERE subscription_id = ANY(%s::uuid[]) AND kind = 'downtime'
-   AND (opened_at > now() - interval '9 days' OR closed_at > now() - interval '9 days')
+   AND (opened_at > now() - interval '13 days' OR closed_at > now() - interval '13 days')
 """
 
 _SET_STATES = """

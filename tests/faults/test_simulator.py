@@ -20,7 +20,7 @@ from tests.support.simulator import connected, explore, hunt
 from tests.support.wire import Wire
 
 #: Each seed is about 30 ms of one core.
-SEEDS, MANY_SEEDS = range(2_000), range(2_000, 12_000)
+SEEDS, MANY_SEEDS = range(1_500), range(1_500, 12_000)
 #: In so many seeds each of the mutations below is found, most of them in the first few.
 FEW_SEEDS = range(500)
 

@@ -16,6 +16,7 @@ from lighthouse.telling import (
     MAINTENANCE,
     PARENT,
     PARENT_STEP_S,
+    PAUSED,
     Hold,
     LetGo,
     Tell,
@@ -188,3 +189,13 @@ def test_whatever_is_true_the_answer_brings_it_nearer_to_an_end(any_: Circumstan
             assert not (any_.begins and any_.closed)
             assert not (any_.begins and any_.escalates and any_.acknowledged)
             assert not (any_.holdable and any_.down_parent)
+
+
+@pytest.mark.parametrize("kind", ["reminder", "escalates"])
+def test_what_comes_due_while_its_subscription_is_paused_waits_for_its_end(kind: str) -> None:
+    waiting = {kind: True, "paused": True}
+    assert decide(found(**waiting)) == Hold(why=PAUSED, seconds=LOOK_AGAIN_S)
+    assert decide(found(**waiting, watched=False)) == LetGo(
+        state=SUPPRESSED, reason="it is no longer watched"
+    )
+    assert ended(**waiting, created_at=NOW - timedelta(days=8)) is SUPPRESSED
