@@ -103,20 +103,59 @@ async def judge(
 ) -> int:
     """Decide what these rows change, and write it; returns how many events were written.
 
-    `now` (ms since the epoch) is None in a flush that is alone. Raises NotAloneError.
+    Several results of one subscription, as they gather while PostgreSQL is away, are judged one
+    after another: what began and ended between two flushes is told all the same. `now` (ms since
+    the epoch) is None in a flush that is alone. Raises NotAloneError.
     """
-    unsteady = await _unsteady(connection, stored)
+    slots: dict[UUID, set[int]] = {}
+    if len({r.subscription_id for r in stored}) < len(stored):
+        for r in stored:
+            slots.setdefault(r.subscription_id, set()).add(r.slot)
+    events = 0
+    for results in _rounds(stored) if slots else (stored,):
+        events += await _judge(connection, results, stored, slots, now, limits)
+    return events
+
+
+def _rounds(stored: Sequence[Result]) -> list[list[Result]]:
+    """The results in the order of their slots, of each subscription one a round."""
+    mine: dict[UUID, list[Result]] = {}
+    for r in sorted(stored, key=lambda r: r.slot):
+        mine.setdefault(r.subscription_id, []).append(r)
+    deepest = max(map(len, mine.values()))
+    return [[results[n] for results in mine.values() if n < len(results)] for n in range(deepest)]
+
+
+async def _judge(
+    connection: Connection,
+    results: Sequence[Result],
+    stored: Sequence[Result],
+    slots: Mapping[UUID, set[int]],
+    now: int | None,
+    limits: Limits,
+) -> int:
+    """Judge one result a subscription; `slots` are all of the flush where there are several."""
+    unsteady = await _unsteady(connection, results)
     if not unsteady:
         return 0
     cursor = await connection.execute(_LOCK_STATES, (unsteady,))
     states = [_state(row) for row in await cursor.fetchall()]
     cursor = await connection.execute(
-        _LATEST, ([s.id for s in states], [s.alerting.rows_needed for s in states])
+        _LATEST,
+        (
+            [s.id for s in states],
+            [s.alerting.rows_needed + len(slots.get(s.id, ())) for s in states],
+        ),
     )
     latest: dict[UUID, list[Any]] = {}
     for row in await cursor.fetchall():
         latest.setdefault(row[0], []).append(row)
-    found = _found(stored)
+    for r in results if slots else ():
+        if r.subscription_id in latest:
+            latest[r.subscription_id] = _known_at(
+                r.slot, latest[r.subscription_id], slots[r.subscription_id]
+            )
+    found = _found(results)
     decided = [_decide(state, latest.get(state.id, ()), found, {}) for state in states]
     changing = [
         d.state.id
@@ -143,6 +182,14 @@ async def judge(
             raise NotAloneError
     await connection.execute(_SET_STATES, (Jsonb([_state_row(d) for d in changed]),))
     return await announce(connection, [d for d in changed if d.judgement.events], stored, limits)
+
+
+def _known_at(slot: int, rows: list[Any], mine: set[int]) -> list[Any]:
+    """The rows (newest first) that were there when a result would have come alone."""
+    newest_before = max((to_slot(row[1]) for row in rows if to_slot(row[1]) not in mine), default=0)
+    if newest_before > slot:  # it is late all the same, and flips nothing newer
+        return rows
+    return [row for row in rows if to_slot(row[1]) <= slot]
 
 
 async def _unsteady(connection: Connection, stored: Sequence[Result]) -> list[UUID]:

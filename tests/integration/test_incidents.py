@@ -543,3 +543,47 @@ async def test_slowness_begins_no_more_once_nobody_looks_for_it(pool: Pool) -> N
         assert not flush.done()
     assert (await flush).stored == 1
     assert await incidents(pool, one) == []
+
+
+async def test_what_began_and_ended_between_two_flushes_is_told_all_the_same(pool: Pool) -> None:
+    one = await a_target(pool, hook="http://127.0.0.1:9/hook")
+    start = await now_slot(pool) - 10 * MINUTE
+    await record(pool, [seen(one, start, UP)])
+    found = [UP, DOWN, DOWN, UP, DOWN, UP]  # gathered while PostgreSQL was away
+    flush = [seen(one, start + n * MINUTE, status) for n, status in enumerate(found, 1)]
+    for _ in range(2):
+        await record(pool, list(reversed(flush)))
+        told = await rows(
+            pool, "SELECT alert_type::text, time FROM alert_history ORDER BY time, alert_type"
+        )
+        assert told == [
+            ("downtime", from_slot(start + 2 * MINUTE)),
+            ("recovery", from_slot(start + 4 * MINUTE)),
+            ("downtime", from_slot(start + 5 * MINUTE)),
+            ("recovery", from_slot(start + 6 * MINUTE)),
+        ]
+        spans = await rows(pool, "SELECT opened_at, closed_at FROM incidents ORDER BY opened_at")
+        assert spans == [
+            (from_slot(start + 2 * MINUTE), from_slot(start + 4 * MINUTE)),
+            (from_slot(start + 5 * MINUTE), from_slot(start + 6 * MINUTE)),
+        ]
+
+
+async def test_thresholds_hold_within_a_flush_of_many_results_too(pool: Pool) -> None:
+    one = await a_target(pool, alerting={"failures_to_down": 3, "successes_to_up": 2})
+    start = await now_slot(pool) - 20 * MINUTE
+    found = [UP, DOWN, DOWN, UP, DOWN, DOWN, ERROR, DOWN, UP, DOWN, UP, UP]
+    await record(pool, [seen(one, start + n * MINUTE, status) for n, status in enumerate(found)])
+    spans = await rows(pool, "SELECT first_failure_at, opened_at, closed_at FROM incidents")
+    assert spans == [tuple(from_slot(start + n * MINUTE) for n in (4, 7, 11))]
+
+
+async def test_a_late_failure_flips_nothing_newer_among_many_results_either(pool: Pool) -> None:
+    one = await a_target(pool, hook="http://127.0.0.1:9/hook")
+    start = await now_slot(pool) - 10 * MINUTE
+    for n in (0, 4):
+        await record(pool, [seen(one, start + n * MINUTE, UP)])
+    late = [seen(one, start + n * MINUTE, status) for n, status in ((2, DOWN), (3, DOWN), (5, UP))]
+    await record(pool, late)
+    assert await rows(pool, "SELECT FROM alert_history") == []
+    assert await rows(pool, "SELECT FROM incidents") == []
