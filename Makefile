@@ -6,11 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# Files of tests share the cores; most of them wait for a clock.
-PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
-
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-unit faults test-browser test-apache test-community bench lint format types clean
+.PHONY: help venv demo up test test-parts test-faults test-unit faults test-browser test-apache test-community bench lint format types clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +18,15 @@ demo: $(READY) ## the whole fleet on this machine, watching a small service of i
 up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name other servers
 	@exec $(BIN)/lighthouse up
 
+# The faults are whole fleets that mostly wait for a clock: beside the other tests they cost no time.
 test: $(READY) ## all tests, on servers that they start themselves
-	$(BIN)/python -m pytest $(PARALLEL)
+	@$(MAKE) --no-print-directory --output-sync=target -j2 test-faults test-parts
+
+test-parts: $(READY)
+	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
+
+test-faults: $(READY)
+	$(BIN)/python -m pytest tests/faults
 
 test-unit: $(READY) ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit
@@ -34,7 +38,7 @@ test-browser: $(READY) ## browser steps in a real Chromium (root installs it whe
 	.ci/test-browser $(BIN)/python -m pytest tests/browser
 
 test-apache: $(READY) ## the database's tests on Debian's TimescaleDB package (needs root)
-	.ci/test-apache $(BIN)/python -m pytest $(PARALLEL) -m database
+	.ci/test-apache $(BIN)/python -m pytest -m database
 
 test-community: $(READY) ## the same on LIGHTHOUSE_TEST_DATABASE_URL, or in Docker
 	$(if $(LIGHTHOUSE_TEST_DATABASE_URL),,LIGHTHOUSE_TEST_CONTAINERS=1) \

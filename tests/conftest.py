@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -78,17 +77,8 @@ def _recursion() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What must be true of every test, so that none can be forgotten.
-
-    Whatever needs PostgreSQL and no Redis is run on every edition. Where tests share the machine's
-    cores, a file stays together, and the faults, whole fleets each, come one after another; they
-    take longest, and so come first.
-    """
-    faults = Path(__file__).parent / "faults"
-    items.sort(key=lambda item: not item.path.is_relative_to(faults))
+    """Whatever needs PostgreSQL and no Redis is run on every edition: no test can be forgotten."""
     for item in items:
-        alone = item.path.is_relative_to(faults)
-        item.add_marker(pytest.mark.xdist_group("faults" if alone else str(item.path)))
         fixtures = getattr(item, "fixturenames", ())
         if "postgres_server" in fixtures and "redis_server" not in fixtures:
             item.add_marker("database")
