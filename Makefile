@@ -20,7 +20,7 @@ up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name
 
 # The faults are whole fleets that mostly wait for a clock: beside the other tests they cost no time.
 test: $(READY) ## all tests, on servers that they start themselves
-	@$(MAKE) --no-print-directory --output-sync=target -j2 test-faults test-parts
+	@$(MAKE) --no-print-directory --output-sync=line -j2 test-faults test-parts
 
 test-parts: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
