@@ -45,6 +45,7 @@ class Phrases:
     fingerprint: str
     flapping_title: str
     flapping: str
+    flapping_now: Mapping[str, str]  #: by the value of `Verdict`
     settled: str
     coverage_title: str
     coverage: str
@@ -101,6 +102,7 @@ ENGLISH = Phrases(
     flapping_title="{name} is flapping",
     flapping="It has changed {changes} times within {within}. Its changes are not told any more"
     " until it has held still for {calm}; then its state is.",
+    flapping_now={"up": "At the moment it is up.", "down": "At the moment it is down."},
     settled="It had been flapping and now holds still.",
     coverage_title="{name}: too few checks were made",
     coverage="From {since} to {until}, {judged} of {due} due checks came to a judgement"
@@ -209,6 +211,7 @@ SPANISH = Phrases(
     flapping_title="{name} está inestable",
     flapping="Ha cambiado {changes} veces en {within}. No se avisará de sus cambios hasta que se"
     " mantenga estable durante {calm}; entonces se avisará de su estado.",
+    flapping_now={"up": "En este momento funciona.", "down": "En este momento está caído."},
     settled="Estaba inestable y ahora se mantiene estable.",
     coverage_title="{name}: se hicieron demasiado pocas comprobaciones",
     coverage="De {since} a {until}, {judged} de {due} comprobaciones previstas dieron un resultado"

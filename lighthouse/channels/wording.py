@@ -172,6 +172,9 @@ def _flapping(told: _Told) -> Words:
         within=duration(timedelta(seconds=float(context.get("within_s", 0)))),
         calm=duration(timedelta(seconds=float(context.get("calm_s", 0)))),
     )
+    now = phrases.flapping_now.get(str(context.get("verdict")))
+    if now is not None:
+        text = f"{now} {text}"
     return phrases.flapping_title.format(name=told.name), text, ()
 
 

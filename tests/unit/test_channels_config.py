@@ -232,6 +232,13 @@ def test_numbers_are_written_as_the_language_does(left: float, english: str, spa
     assert "es de 1502,5 ms; se permiten 500 ms" in compose(slow, "es").message
 
 
+def test_a_flapping_target_is_told_with_its_state_for_its_end_may_be_held() -> None:
+    context = {"verdict": "up", "changes": 6, "within_s": 3600, "calm_s": 1800}
+    flaps = delivery(alert_type=AlertType.FLAPPING, context=context)
+    assert compose(flaps, "en").message.startswith("At the moment it is up. It has changed 6 times")
+    assert compose(flaps, "es").message.startswith("En este momento funciona. Ha cambiado 6 veces")
+
+
 def test_a_message_names_its_incident_from_beginning_to_end() -> None:
     ours = {"incident_id": UUID(int=9), "event_id": UUID(int=1)}
     assert compose(delivery(**ours), "en").reference == UUID(int=9)
