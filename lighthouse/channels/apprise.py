@@ -135,7 +135,7 @@ def body(message: Message) -> str:
         f"{one_line(fact.label)}: {_quoted(fact.value) if fact.quoted else one_line(fact.value)}"
         for fact in message.facts
     ]
-    end = f"\n\nLighthouse {message.event_id}"
+    end = f"\n\nLighthouse {message.reference}"
     parts = [clean(message.message).strip(), "\n".join(facts)]
     return clip("\n\n".join(part for part in parts if part), BODY_CHARS - len(end)) + end
 

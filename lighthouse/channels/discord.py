@@ -73,7 +73,7 @@ def payload(message: Message) -> dict[str, Any]:
         "description": clip(escape(message.message), DESCRIPTION_CHARS),
         "color": _colour(message),
         "timestamp": message.at.isoformat(),
-        "footer": {"text": f"Lighthouse · {message.event_id}"},
+        "footer": {"text": f"Lighthouse · {message.reference}"},
         "fields": fields,
     }
     return {"embeds": [embed], "allowed_mentions": {"parse": []}}

@@ -250,7 +250,7 @@ def text_part(message: Message) -> str:
     """The mail in plain text."""
     facts = [f"{one_line(fact.label)}: {_cut(fact.value)}" for fact in message.facts]
     parts = [one_line(message.title), _cut(message.message), "\n".join(facts)]
-    return "\n\n".join([*(part for part in parts if part), f"-- \nLighthouse {message.event_id}"])
+    return "\n\n".join([*(part for part in parts if part), f"-- \nLighthouse {message.reference}"])
 
 
 def html_part(message: Message) -> str:
@@ -269,7 +269,7 @@ def html_part(message: Message) -> str:
         f"{html.escape(one_line(message.title))}</h2>"
         f'<p style="white-space:pre-wrap">{html.escape(_cut(message.message))}</p>'
         f"<table>{rows}</table>"
-        f'<p style="color:#999;font-size:12px">Lighthouse · {message.event_id}</p>'
+        f'<p style="color:#999;font-size:12px">Lighthouse · {message.reference}</p>'
         "</body></html>"
     )
 

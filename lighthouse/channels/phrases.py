@@ -45,6 +45,7 @@ class Phrases:
     fingerprint: str
     flapping_title: str
     flapping: str
+    flapping_now: Mapping[str, str]  #: by the value of `Verdict`
     settled: str
     coverage_title: str
     coverage: str
@@ -54,6 +55,9 @@ class Phrases:
     summary: str
     summary_more: str
     limit: str
+    day: str  #: one of them
+    days: str
+    decimal: str  #: the mark of decimals
     kinds: Mapping[str, str]  #: by the value of `AlertType`
     reasons: Mapping[str, str]  #: by the value of `Reason`
 
@@ -89,15 +93,16 @@ ENGLISH = Phrases(
     enough_title="{name}: the balance is enough again",
     enough="The check of {at} found it above its thresholds.",
     still_on="It has been so since {since}, for {lasted}.",
-    certificate_title="{name}: the certificate expires in {days_left} days",
+    certificate_title="{name}: the certificate expires in {left}",
     certificate_expired_title="{name}: the certificate has expired",
-    certificate="Its last moment is {expires}.",
+    certificate="It is valid until {expires}.",
     subject="Subject",
     issuer="Issuer",
     fingerprint="SHA-256",
     flapping_title="{name} is flapping",
     flapping="It has changed {changes} times within {within}. Its changes are not told any more"
     " until it has held still for {calm}; then its state is.",
+    flapping_now={"up": "At the moment it is up.", "down": "At the moment it is down."},
     settled="It had been flapping and now holds still.",
     coverage_title="{name}: too few checks were made",
     coverage="From {since} to {until}, {judged} of {due} due checks came to a judgement"
@@ -110,6 +115,9 @@ ENGLISH = Phrases(
     summary_more="and {count} more",
     limit="The limit of alerts an hour is reached: what else happens before {until} comes as one"
     " summary.",
+    day="day",
+    days="days",
+    decimal=".",
     kinds={
         "downtime": "down",
         "recovery": "over again",
@@ -194,17 +202,18 @@ SPANISH = Phrases(
     enough_title="{name}: el saldo vuelve a ser suficiente",
     enough="La comprobación de {at} lo encontró por encima de sus umbrales.",
     still_on="Está así desde {since}, hace {lasted}.",
-    certificate_title="{name}: el certificado caduca en {days_left} días",
+    certificate_title="{name}: el certificado caduca en {left}",
     certificate_expired_title="{name}: el certificado ha caducado",
-    certificate="Su último momento es {expires}.",
+    certificate="Es válido hasta {expires}.",
     subject="Titular",
     issuer="Emisor",
     fingerprint="SHA-256",
-    flapping_title="{name} es inestable",
-    flapping="Ha cambiado {changes} veces en {within}. Sus cambios ya no se avisan hasta que se"
-    " mantenga estable {calm}; entonces se avisa su estado.",
-    settled="Era inestable y ahora se mantiene estable.",
-    coverage_title="{name}: se hicieron muy pocas comprobaciones",
+    flapping_title="{name} está inestable",
+    flapping="Ha cambiado {changes} veces en {within}. No se avisará de sus cambios hasta que se"
+    " mantenga estable durante {calm}; entonces se avisará de su estado.",
+    flapping_now={"up": "En este momento funciona.", "down": "En este momento está caído."},
+    settled="Estaba inestable y ahora se mantiene estable.",
+    coverage_title="{name}: se hicieron demasiado pocas comprobaciones",
     coverage="De {since} a {until}, {judged} de {due} comprobaciones previstas dieron un resultado"
     " ({coverage}); se desea {minimum}. El fallo es nuestro, no del servicio vigilado.",
     covered_title="{name}: vuelven a hacerse suficientes comprobaciones",
@@ -215,6 +224,9 @@ SPANISH = Phrases(
     summary_more="y {count} más",
     limit="Se alcanzó el límite de alertas por hora: lo que ocurra antes de {until} llegará como un"
     " solo resumen.",
+    day="día",
+    days="días",
+    decimal=",",
     kinds={
         "downtime": "caído",
         "recovery": "terminado",
@@ -253,7 +265,7 @@ SPANISH = Phrases(
         "timeout": "no respondió a tiempo",
         "prober_resolver": "nuestro DNS no respondió: no se sabe nada del servidor",
         "prober_network": "falló nuestra red: no se sabe nada del servidor",
-        "prober_descriptors": "a nuestra sonda le faltaron descriptores: nada se sabe del sitio",
+        "prober_descriptors": "a la sonda le faltaron descriptores: no se sabe nada del servidor",
         "prober_ports": "a nuestra sonda le faltaron puertos: no se sabe nada del servidor",
         "prober_memory": "a nuestra sonda le faltó memoria: no se sabe nada del servidor",
         "prober_proxy": "falló el proxy: no se sabe nada del servidor",

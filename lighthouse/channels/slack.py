@@ -91,7 +91,7 @@ def payload(message: Message) -> dict[str, Any]:
             blocks.append(
                 {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
             )
-    footer = _plain(f"Lighthouse · {message.event_id}", HEADER_CHARS)
+    footer = _plain(f"Lighthouse · {message.reference}", HEADER_CHARS)
     blocks.append({"type": "context", "elements": [footer]})
     return {"text": _fit(title, SECTION_CHARS), "mrkdwn": False, "blocks": blocks}
 

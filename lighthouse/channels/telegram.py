@@ -104,7 +104,7 @@ def payload(chat_id: str, message: Message) -> dict[str, Any]:
             if fact.quoted
             else f"{escape(label)}: <b>{escape(value)}</b>"
         )
-    lines.append(f"<code>{message.event_id}</code>")
+    lines.append(f"<code>{message.reference}</code>")
     return {
         "chat_id": chat_id,
         "text": "\n".join(lines),

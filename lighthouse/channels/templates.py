@@ -39,6 +39,12 @@ class Message:
     message: str
     facts: tuple[Fact, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
+    incident_id: UUID | None = None  #: the same from an incident's beginning to its end
+
+    @property
+    def reference(self) -> UUID:
+        """What a person may ask for: `lighthouse incidents show` takes an incident's."""
+        return self.incident_id or self.event_id
 
 
 def check_timezone(name: str) -> None:
@@ -68,6 +74,7 @@ def compose(delivery: Delivery, language: str, timezone: str = "UTC") -> Message
         message=message,
         facts=facts,
         context=delivery.context,
+        incident_id=delivery.incident_id,
     )
 
 

@@ -75,6 +75,7 @@ def document(message: Message) -> dict[str, Any]:
         "data": {
             **message.context,
             "event_id": str(message.event_id),
+            "incident_id": None if message.incident_id is None else str(message.incident_id),
             "subscription": {
                 "id": str(message.subscription_id),
                 "name": message.subscription_name,

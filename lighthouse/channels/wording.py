@@ -46,6 +46,12 @@ class _Told:
     def moment(self, at: datetime) -> str:
         return moment(at, self.zone)
 
+    def number(self, value: object) -> str:
+        """A number as the language writes it, without decimals that say nothing."""
+        if not isinstance(value, int | float):
+            return "?"
+        return f"{round(value, 1):.12g}".replace(".", self.phrases.decimal)
+
     def since(self) -> tuple[str, str] | None:
         """Of an incident: since when it goes on, and for how long."""
         began = self.delivery.opened_at or read_moment(self.context.get("since"))
@@ -107,7 +113,7 @@ def _fast(told: _Told) -> Words:
 
 
 def _latency(told: _Told) -> dict[str, object]:
-    return {key: told.context.get(key, "?") for key in ("checks", "median_ms", "warn_ms")}
+    return {key: told.number(told.context.get(key)) for key in ("checks", "median_ms", "warn_ms")}
 
 
 def _low(told: _Told) -> Words:
@@ -139,7 +145,9 @@ def _going_on(told: _Told, text: str) -> str:
 def _certificate(told: _Told) -> Words:
     phrases, context = told.phrases, told.context
     left = context.get("days_left")
-    title = phrases.certificate_title.format(name=told.name, days_left=left)
+    shown = told.number(left)
+    days = phrases.day if shown == "1" else phrases.days
+    title = phrases.certificate_title.format(name=told.name, left=f"{shown} {days}")
     if isinstance(left, int | float) and left <= 0:
         title = phrases.certificate_expired_title.format(name=told.name)
     ends = read_moment(context.get("expires_at"))
@@ -164,6 +172,9 @@ def _flapping(told: _Told) -> Words:
         within=duration(timedelta(seconds=float(context.get("within_s", 0)))),
         calm=duration(timedelta(seconds=float(context.get("calm_s", 0)))),
     )
+    now = phrases.flapping_now.get(str(context.get("verdict")))
+    if now is not None:
+        text = f"{now} {text}"
     return phrases.flapping_title.format(name=told.name), text, ()
 
 
@@ -178,15 +189,17 @@ def _coverage(told: _Told) -> Words:
     text = (phrases.covered if good else phrases.coverage).format(
         judged=context.get("judged", "?"),
         due=context.get("due", "?"),
-        coverage=_percent(context.get("coverage_ratio")),
-        minimum=_percent(context.get("min_coverage")),
+        coverage=_percent(context.get("coverage_ratio"), phrases),
+        minimum=_percent(context.get("min_coverage"), phrases),
         **moments,
     )
     return title.format(name=told.name), text, ()
 
 
-def _percent(ratio: object) -> str:
-    return f"{ratio * 100:.4g} %" if isinstance(ratio, int | float) else "?"
+def _percent(ratio: object, phrases: Phrases) -> str:
+    if not isinstance(ratio, int | float):
+        return "?"
+    return f"{ratio * 100:.4g} %".replace(".", phrases.decimal)
 
 
 def _summary(told: _Told) -> Words:

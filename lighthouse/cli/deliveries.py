@@ -71,7 +71,9 @@ def show(found: "Iterable[Alert]") -> None:
     for number, each in enumerate(found):
         if number:
             click.echo()
-        channel = each.channel_type.value if each.channel_type else "no channel"
+        channel = (
+            f"{each.channel_type.value} {each.channel_id}" if each.channel_type else "no channel"
+        )
         of = f" of {each.subscription_name}" if each.subscription_name else ""
         click.echo(
             text(f"{text(each.time)}  {each.severity.value} {kind(each)}{of} → {channel}")

@@ -108,10 +108,12 @@ def acknowledged(at: datetime | None, by: str | None) -> str | None:
 
 def _told(incident: "Incident") -> str:
     """Whether somebody was told; if not, why."""
-    if incident.held is not None:
-        return f"held: {incident.held}"
+    held = None if incident.held is None else f"held: {incident.held}"
     if incident.told:
-        return "yes" if incident.told == 1 else f"yes, {incident.told} times"
+        told = "yes, 1 delivery" if incident.told == 1 else f"yes, {incident.told} deliveries"
+        return told if held is None else f"{told}; {held}"
+    if held is not None:
+        return held
     if incident.failed_reason is not None:
         return f"no: {incident.failed_reason}"
     return "not yet" if incident.closed_at is None else "no"

@@ -59,7 +59,7 @@ def status(limit: int, as_json: bool) -> None:
 def _print_figures(found: "Standing") -> None:
     lag = found.accounting_lag_s
     troubles = {_TROUBLES[kind]: number for kind, number in found.trouble_counts.items()}
-    held = [f"{number} held: {why}" for why, number in sorted(found.alerts_held.items())]
+    held = ", ".join(f"{number} held: {why}" for why, number in sorted(found.alerts_held.items()))
     print_facts(
         [
             ("subscriptions", _counts(found.subscriptions)),
@@ -73,7 +73,7 @@ def _print_figures(found: "Standing") -> None:
                 else "unknown: nothing is accounted for yet; does a worker take `maintenance`?",
             ),
             ("accounted to", None if lag is None else f"{lag:.0f} s ago"),
-            ("alerts", ", ".join([f"{found.alerts_pending} pending", *held])),
+            ("alerts", f"{found.alerts_pending} pending{f' ({held})' if held else ''}"),
             ("given up", f"{found.alerts_gave_up} alerts in the last 24 h"),
         ]
     )

@@ -19,6 +19,8 @@ import click
 from lighthouse.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lighthouse.sealing import Keyring
     from lighthouse.store.pool import Pool
 
@@ -203,9 +205,14 @@ def _plainer(value: Any) -> Any:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "nothing there"
 ) -> None:
-    """A table for people. Column names that end in `>` are aligned right."""
+    """A table for people. Column names that end in `>` are aligned right.
+
+    On a terminal that is too narrow for it, where words would be broken, each row is a block of
+    lines instead.
+    """
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -217,14 +224,35 @@ def print_table(
             no_wrap=right or column in ("id", "incident"),
             overflow="fold",
         )
-    for row in rows:
+    found = [tuple(row) for row in rows]
+    for row in found:
         table.add_row(*map(_cell, row))
     if table.row_count == 0:
         click.echo(empty, err=True)
         return
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-    console.print(table)
+    unbounded = console.options.update(max_width=_PIPE_WIDTH * 10)
+    if console.is_terminal and Measurement.get(console, unbounded, table).minimum > console.width:
+        _print_blocks(console, [column.rstrip(">") for column in columns], found)
+    else:
+        console.print(table)
+
+
+def _print_blocks(
+    console: "Console", columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Each row as lines of a name and a value; what is not there takes no line."""
+    from rich.text import Text
+
+    width = max(map(len, columns))
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for column, value in zip(columns, row, strict=True):
+            if value is not None and value != "":
+                name = Text(f"{column:<{width}}  ", style="bold")
+                console.print(name.append_text(_cell(value)), soft_wrap=True)
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:

@@ -218,6 +218,33 @@ def test_what_is_not_known_is_not_said() -> None:
     assert [fact.label for fact in message.facts] == ["Detail"]
 
 
+@pytest.mark.parametrize(
+    ("left", "english", "spanish"),
+    [(30.0, "30 days", "30 días"), (13.9, "13.9 days", "13,9 días"), (1.0, "1 day", "1 día")],
+)
+def test_numbers_are_written_as_the_language_does(left: float, english: str, spanish: str) -> None:
+    ends = delivery(alert_type=AlertType.CERTIFICATE_EXPIRY, context={"days_left": left})
+    assert compose(ends, "en").title == f"Shop: the certificate expires in {english}"
+    assert compose(ends, "es").title == f"Shop: el certificado caduca en {spanish}"
+    context = {"median_ms": 1502.5, "warn_ms": 500.0, "checks": 3}
+    slow = delivery(alert_type=AlertType.HIGH_LATENCY, context={**context, "about": "high_latency"})
+    assert "is 1502.5 ms; 500 ms are" in compose(slow, "en").message
+    assert "es de 1502,5 ms; se permiten 500 ms" in compose(slow, "es").message
+
+
+def test_a_flapping_target_is_told_with_its_state_for_its_end_may_be_held() -> None:
+    context = {"verdict": "up", "changes": 6, "within_s": 3600, "calm_s": 1800}
+    flaps = delivery(alert_type=AlertType.FLAPPING, context=context)
+    assert compose(flaps, "en").message.startswith("At the moment it is up. It has changed 6 times")
+    assert compose(flaps, "es").message.startswith("En este momento funciona. Ha cambiado 6 veces")
+
+
+def test_a_message_names_its_incident_from_beginning_to_end() -> None:
+    ours = {"incident_id": UUID(int=9), "event_id": UUID(int=1)}
+    assert compose(delivery(**ours), "en").reference == UUID(int=9)
+    assert compose(delivery(event_id=UUID(int=1)), "en").reference == UUID(int=1)
+
+
 def test_an_unknown_language_is_english_and_other_events_keep_their_own_words() -> None:
     assert compose(delivery(), "tlh").title == "Shop is down"
     told = compose(delivery(alert_type=AlertType.OPERATOR, subscription_name=""), "es")

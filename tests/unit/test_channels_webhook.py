@@ -43,6 +43,7 @@ def test_the_document_holds_the_event_and_its_context() -> None:
             "http_status": 503,
             "wei": 10**30,
             "event_id": "00000000-0000-0000-0000-000000000007",
+            "incident_id": None,
             "subscription": {"id": "00000000-0000-0000-0000-000000000003", "name": "Shop"},
             "severity": "critical",
             "title": "Shop is down",
