@@ -183,6 +183,7 @@ def judge(
             belief.flapping_since, transition.slot, changes, alerting.flapping, interval_ms
         )
         now = replace(now, flapping_since=flapping)
+        verdict_is_down = transition.alert is AlertType.DOWNTIME
         events.append(
             Event(
                 alert=transition.alert,
@@ -190,9 +191,11 @@ def judge(
                 slot=transition.slot,
                 first_slot=transition.first_slot,
                 severity=transition.severity,
-                opens=transition.alert is AlertType.DOWNTIME,
-                closes=transition.alert is AlertType.RECOVERY,
-                flapping=flapping is not None,
+                opens=verdict_is_down,
+                closes=not verdict_is_down,
+                # The end of what was told before it began to flap is told at once.
+                flapping=flapping is not None
+                and (verdict_is_down or belief.flapping_since is not None),
             )
         )
         if begins and alerting.flapping is not None:

@@ -16,6 +16,7 @@ class Phrases:
     was_down: str
     reason: str
     detail: str
+    target: str
     http_status: str
     latency: str
     test_title: str
@@ -71,6 +72,7 @@ ENGLISH = Phrases(
     was_down="It was down for {lasted}.",
     reason="Reason",
     detail="Detail",
+    target="Target",
     http_status="HTTP status",
     latency="Latency",
     test_title="Test message from Lighthouse",
@@ -180,6 +182,7 @@ SPANISH = Phrases(
     was_down="Estuvo caído {lasted}.",
     reason="Motivo",
     detail="Detalle",
+    target="Objetivo",
     http_status="Estado HTTP",
     latency="Latencia",
     test_title="Mensaje de prueba de Lighthouse",

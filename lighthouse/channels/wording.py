@@ -70,6 +70,9 @@ def words(delivery: Delivery, name: str, phrases: Phrases, zone: tzinfo) -> Word
     if tell is None:
         return delivery.title, delivery.message, ()
     title, message, facts = tell(told)
+    target = delivery.context.get("target")
+    if target:
+        facts = (Fact(label=phrases.target, value=str(target), quoted=True), *facts)
     if delivery.context.get("flapping") and delivery.alert_type is not AlertType.FLAPPING:
         message = f"{message} {phrases.settled}"
     return title, message, facts

@@ -63,6 +63,7 @@ class State:
     interval_ms: int
     alerting: Alerting
     user_id: UUID
+    target: str  #: for people, without credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,7 @@ def _context(one: Decided, event: verdict.Event) -> dict[str, Any]:
     context: dict[str, Any] = {
         "name": state.name,
         "target_type": state.monitor.value,
+        "target": state.target,
         "verdict": one.judgement.belief.verdict.value,
         "about": event.about.value,
         **event.facts,

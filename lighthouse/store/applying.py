@@ -33,7 +33,7 @@ from lighthouse.store.creation import (
     mistakes_told,
     write_alerting,
 )
-from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
+from lighthouse.store.epochs import close_epoch, end_incidents, now_ms, open_epoch
 from lighthouse.store.maintenance import OwnWindow, own_windows, write_window
 from lighthouse.store.parents import clear_parents, read_parents, write_parents
 from lighthouse.store.pool import Connection, Pool, translated
@@ -195,6 +195,7 @@ async def _cancel(conn: Connection, row: Subscription, now: int) -> None:
         " WHERE id = %s",
         (row.id,),
     )
+    await end_incidents(conn, [row.id])
     if row.status is SubscriptionStatus.ACTIVE:
         await close_epoch(conn, row.id, now)
 

@@ -32,7 +32,7 @@ from lighthouse.store.creation import (
     wallet_address,
     write_alerting,
 )
-from lighthouse.store.epochs import close_epoch, now_ms, open_epoch
+from lighthouse.store.epochs import close_epoch, end_incidents, now_ms, open_epoch
 from lighthouse.store.parents import write_parents
 from lighthouse.store.pool import Connection, Pool, translated
 
@@ -158,6 +158,7 @@ async def cancel(pool: Pool, subscription_id: UUID) -> None:
             raise _cannot("cancelled", row)
         now = await now_ms(conn)
         await _set_status(conn, row, SubscriptionStatus.CANCELLED)
+        await end_incidents(conn, [subscription_id])
         if row["status"] == SubscriptionStatus.ACTIVE:
             await close_epoch(conn, subscription_id, now)
 
@@ -177,6 +178,7 @@ async def expire_due(pool: Pool, limit: int = 1000) -> list[UUID]:
                 (limit,),
             )
             expired = await cursor.fetchall()
+            await end_incidents(conn, [subscription_id for subscription_id, _ in expired])
             for subscription_id, expires_at in expired:
                 await close_epoch(conn, subscription_id, to_slot(expires_at))
             return [subscription_id for subscription_id, _ in expired]

@@ -6,6 +6,7 @@ may still begin: whoever opens or closes one reads the clock behind a shared loc
 waits for the holders of that lock before it trusts what it reads (`settle`).
 """
 
+from collections.abc import Sequence
 from typing import LiteralString
 from uuid import UUID
 
@@ -64,6 +65,15 @@ async def open_epoch(
         "INSERT INTO schedule_epochs (subscription_id, interval_ms, phase_ms, first_slot)"
         " VALUES (%s, %s, %s, %s)",
         (subscription_id, interval, phase, first),
+    )
+
+
+async def end_incidents(conn: Connection, ids: Sequence[UUID]) -> None:
+    """What is no longer watched has no end of its own; nobody is told. By idx_incidents_open."""
+    await conn.execute(
+        "UPDATE incidents SET closed_at = greatest(clock_timestamp(), opened_at + interval '1 ms')"
+        " WHERE subscription_id = ANY(%s) AND closed_at IS NULL",
+        (list(ids),),
     )
 
 

@@ -22,6 +22,7 @@ from lighthouse.model import (
 )
 from lighthouse.store.announcing import Decided, State, announce
 from lighthouse.store.budgets import Limits
+from lighthouse.store.history import target_text
 from lighthouse.store.pool import Connection
 from lighthouse.verdict import Belief, Found, Judged, Told
 
@@ -52,7 +53,7 @@ SELECT s.subscription_id, 'certificate', jsonb_build_array(s.certificates, b.ale
 _LOCK_STATES = """
 SELECT s.subscription_id, s.verdict, s.since, s.slow, s.balance_level, s.certificates,
        s.flapping_since, b.name, b.target_type, b.check_interval_seconds, b.alerting, b.user_id,
-       s.latency_warn_ms
+       s.latency_warn_ms, b.target_config
   FROM subscription_state s JOIN subscriptions b ON b.id = s.subscription_id
  WHERE s.subscription_id = ANY(%s::uuid[])
  ORDER BY s.subscription_id
@@ -277,6 +278,7 @@ def _state(row: Sequence[Any]) -> State:
         interval_ms=interval_s * 1000,
         alerting=alerting,
         user_id=row[11],
+        target=target_text(MonitorType(monitor), row[13]),
     )
 
 

@@ -547,3 +547,26 @@ async def test_a_channel_needs_a_live_subscription_whose_plan_has_it(pool: Pool)
     await catalog.cancel(pool, free)
     with pytest.raises(UsageError, match="is cancelled"):
         await attempt(free, enforce_plans=False)
+
+
+async def test_what_is_cancelled_or_expires_leaves_no_incident_open(pool: Pool) -> None:
+    first, second = [
+        await catalog.create_subscription(pool, new(name=name), enforce_plans=False)
+        for name in ("first", "second")
+    ]
+    async with pool.connection() as conn:
+        for id_ in (first, second):
+            await conn.execute(
+                "INSERT INTO incidents (id, subscription_id, kind, severity, opened_at,"
+                " first_failure_at) VALUES (gen_random_uuid(), %s, 'downtime', 'critical', now(),"
+                " now())",
+                (id_,),
+            )
+        await conn.execute(
+            "UPDATE subscriptions SET expires_at = now() - interval '1 s' WHERE id = %s", (second,)
+        )
+    await catalog.cancel(pool, first)
+    assert await catalog.expire_due(pool) == [second]
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT count(*) FROM incidents WHERE closed_at IS NULL")
+        assert await cursor.fetchone() == (0,)

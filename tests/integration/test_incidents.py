@@ -322,7 +322,7 @@ async def test_a_flapping_target_has_one_notice_and_its_changes_wait(pool: Pool)
         (at[1], "downtime", "false"),
         (at[2], "recovery", "false"),
         (at[3], "downtime", "false"),
-        (at[4], "recovery", "true"),
+        (at[4], "recovery", "false"),
         (at[4], "flapping", "false"),
         (at[5], "downtime", "true"),
         (at[6], "recovery", "true"),
