@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-parts test-faults test-unit faults test-browser test-apache test-community bench lint format types clean
+.PHONY: help venv demo up test test-parts test-faults test-histories test-unit faults test-browser test-apache test-community bench lint format types clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,15 +18,21 @@ demo: $(READY) ## the whole fleet on this machine, watching a small service of i
 up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name other servers
 	@exec $(BIN)/lighthouse up
 
-# The faults are whole fleets that mostly wait for a clock: beside the other tests they cost no time.
+# Two at a time: the faults are whole fleets that mostly wait for a clock, and cost the others little.
 test: $(READY) ## all tests, on servers that they start themselves
-	@$(MAKE) --no-print-directory --output-sync=line -j2 test-faults test-parts
+	@$(MAKE) --no-print-directory --output-sync=line -j2 test-faults test-parts test-histories
 
 test-parts: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
 
+HISTORIES := tests/faults/test_simulator.py tests/faults/test_self_outage.py \
+  tests/faults/test_processes.py
+
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/faults $(HISTORIES:%=--ignore=%)
+
+test-histories: $(READY)
+	$(BIN)/python -m pytest $(HISTORIES)
 
 test-unit: $(READY) ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit
