@@ -18,9 +18,9 @@ demo: $(READY) ## the whole fleet on this machine, watching a small service of i
 up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name other servers
 	@exec $(BIN)/lighthouse up
 
-# Two at a time: the faults are whole fleets that mostly wait for a clock, and cost the others little.
+# Side by side: the faults are whole fleets that mostly wait for a clock, and cost the others little.
 test: $(READY) ## all tests, on servers that they start themselves
-	@$(MAKE) --no-print-directory --output-sync=line -j2 test-faults test-parts test-histories
+	@$(MAKE) --no-print-directory --output-sync=line -j3 test-faults test-parts test-histories
 
 test-parts: $(READY)
 	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
