@@ -57,7 +57,7 @@ class Courier:
         self._pool = pool
         self._sender = sender
         self._lease_s = sender.longest_send_s + LEASE_MARGIN_S
-        self._lanes: dict[UUID, asyncio.Task[int]] = {}
+        self._lanes: dict[asyncio.Task[int], str] = {}  #: with their bulkheads
         self._bulkheads = Bulkheads()
         self._names: dict[UUID, str] = {}  #: bulkhead of each channel with a lane or in wait
         #: By bulkhead: deliveries of one channel each, and until when they are leased.
@@ -94,7 +94,7 @@ class Courier:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
             return
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             lane.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(CUT_OFF_S):
@@ -113,7 +113,7 @@ class Courier:
         finally:
             self._fill()
             while self._lanes:  # closing, or nothing more can be claimed: these are under way
-                await asyncio.wait(self._lanes.values(), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(self._lanes, return_when=asyncio.FIRST_COMPLETED)
                 sent += self._landed()
         return sent
 
@@ -158,10 +158,8 @@ class Courier:
         """Give a lane to whoever waits for one and may have it; all may who are only put back."""
         for name, waiting in list(self._waiting.items()):
             while waiting and (self._closing or self._bulkheads.has_room(name)):
-                deliveries, until = waiting.popleft()
                 self._bulkheads.began(name)
-                lane = asyncio.create_task(self._lane(deliveries, until))
-                self._lanes[deliveries[0].channel_id] = lane
+                self._lanes[asyncio.create_task(self._lane(name, *waiting.popleft()))] = name
             if not waiting:
                 del self._waiting[name]
 
@@ -169,25 +167,44 @@ class Courier:
         """Wait until a lane is done, and those that follow at once, or a new call came."""
         hint = asyncio.create_task(self._again.wait())
         try:
-            await asyncio.wait({hint, *self._lanes.values()}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({hint, *self._lanes}, return_when=asyncio.FIRST_COMPLETED)
             if not hint.done():
-                await asyncio.wait({hint, *self._lanes.values()}, timeout=TOGETHER_S)
+                await asyncio.wait({hint, *self._lanes}, timeout=TOGETHER_S)
         finally:
             hint.cancel()
 
     def _landed(self) -> int:
         """Clear the lanes that are done; returns how many deliveries they sent."""
-        done = {channel: lane for channel, lane in self._lanes.items() if lane.done()}
-        for channel in done:
-            del self._lanes[channel]
-            self._bulkheads.ended(self._names.pop(channel))
+        done = [lane for lane in self._lanes if lane.done()]
+        for lane in done:
+            self._bulkheads.ended(self._lanes.pop(lane))
         if done:
             self._fill()
             self._again.set()  # more may be due for a channel that was busy
-        return sum(lane.result() for lane in done.values() if not lane.cancelled())
+        return sum(lane.result() for lane in done if not lane.cancelled())
 
-    async def _lane(self, deliveries: Sequence[Delivery], until: float) -> int:
+    async def _lane(self, name: str, deliveries: Sequence[Delivery], until: float) -> int:
+        """Send to one channel, then at once to the next one that waits for this bulkhead."""
+        sent = await self._channels(deliveries, until)
+        while not self._closing and self._waiting.get(name) and self._may_go_on(name):
+            sent += await self._channels(*self._waiting[name].popleft())
+        return sent
+
+    def _may_go_on(self, name: str) -> bool:
+        """Whether a lane may be had now by whoever holds one: the bulkhead may have become less."""
+        self._bulkheads.ended(name)
+        room = self._bulkheads.has_room(name)
+        self._bulkheads.began(name)
+        return room
+
+    async def _channels(self, deliveries: Sequence[Delivery], until: float) -> int:
         """Send one channel's deliveries one after the other; one's failure loses no other."""
+        try:
+            return await self._each(deliveries, until)
+        finally:
+            self._names.pop(deliveries[0].channel_id, None)
+
+    async def _each(self, deliveries: Sequence[Delivery], until: float) -> int:
         sent = 0
         for delivery in deliveries:
             try:
