@@ -19,20 +19,23 @@ up: $(READY) ## the whole fleet on this machine; DATABASE_URL and REDIS_URL name
 	@exec $(BIN)/lighthouse up
 
 # Side by side: the faults are whole fleets that mostly wait for a clock, and cost the others little.
+# What they print comes when they end, whole.
 test: $(READY) ## all tests, on servers that they start themselves
-	@$(MAKE) --no-print-directory --output-sync=line -j3 test-faults test-parts test-histories
-
-test-parts: $(READY)
-	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
+	@$(MAKE) --no-print-directory -j3 test-parts test-faults test-histories
 
 HISTORIES := tests/faults/test_simulator.py tests/faults/test_self_outage.py \
   tests/faults/test_processes.py
 
+test-parts: $(READY)
+	$(BIN)/python -m pytest tests/unit tests/integration tests/migration
+
 test-faults: $(READY)
-	$(BIN)/python -m pytest tests/faults $(HISTORIES:%=--ignore=%)
+	@output=$$($(BIN)/python -m pytest tests/faults $(HISTORIES:%=--ignore=%) 2>&1); status=$$?; \
+	  printf '%s\n' "$$output"; exit $$status
 
 test-histories: $(READY)
-	$(BIN)/python -m pytest $(HISTORIES)
+	@output=$$($(BIN)/python -m pytest $(HISTORIES) 2>&1); status=$$?; \
+	  printf '%s\n' "$$output"; exit $$status
 
 test-unit: $(READY) ## the tests that need no server
 	$(BIN)/python -m pytest tests/unit
