@@ -11,6 +11,8 @@ from statistics import median
 #: cost an attempt its answer if it was such a share of it: TCP sends again at doubling distances,
 #: so that something is sent outside of any shorter one.
 UNUSUAL, PAUSE_SHARE = 8.0, 0.25
+#: Seconds in which a pause is none: whoever asks for proof asks no faster.
+SHORT_S = 0.5
 #: Seconds: answers closer together than this count as one.
 CLOSE_S = 0.05
 #: Answers whose times are kept: those of the busiest worker's last fifty seconds.
@@ -44,7 +46,7 @@ class Pauses:
 
     def spare(self, began_at: float, ended_at: float) -> bool:
         """Whether an attempt was silent for no outage of ours, from its begin until now."""
-        bearable = max(UNUSUAL * self._usual, PAUSE_SHARE * (ended_at - began_at))
+        bearable = max(UNUSUAL * self._usual, PAUSE_SHARE * (ended_at - began_at), SHORT_S)
         for resumed_at, lasted in self._latest:
             if resumed_at <= began_at:
                 break

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import structlog
 
-from lighthouse.fleet.answers import Answers
+from lighthouse.fleet.answers import PAUSE_SHARE, Answers
 from lighthouse.fleet.targets import ASK_S, Target
 from lighthouse.model import (
     ERROR_MESSAGE_CHARS,
@@ -40,8 +40,10 @@ T = TypeVar("T")
 #: Seconds that a silent target waits for proof: within them a lost network has cost a second look
 #: at every reference, and the shortest interval is not over.
 PROOF_S = 5.0
-#: Seconds between two rounds of asking.
+#: Seconds between two rounds of asking; of those beside a second look, whose own silence would
+#: else look like an outage of ours, at least and at most.
 ROUND_S = 0.5
+LEAST_ROUND_S, MOST_ROUND_S = 0.1, 2.0
 #: Seconds in which a busy fleet has its next answer anyway.
 BUSY_S = 0.2
 #: Silent targets that are checked once more at the same time.
@@ -105,6 +107,7 @@ class Health:
         self._held: list[_Held] = []
         self._answers = Answers()
         self._again = asyncio.Semaphore(MOST_AGAIN)
+        self._again_beside: list[_Held] = []  #: those that are being checked once more
         self._tasks: set[asyncio.Task[Any]] = set()
         self._in_doubt_since: float | None = None
         self._alarmed = False
@@ -274,21 +277,32 @@ class Health:
     async def _look_for_proof(self) -> None:
         """Ask until nothing is in doubt; let what waited too long go as `error`."""
         await asyncio.sleep(BUSY_S)
-        while self._in_doubt_since is not None:
-            round_ends = time.monotonic() + ROUND_S
-            silent = {held.target.place for held in self._held}
-            whom = self._references or self._whom_to_ask(silent)
-            asking = [asyncio.create_task(self._ask(target)) for target in whom]
-            if asking:
-                await asyncio.wait(asking, timeout=ASK_S)
-            for task in asking:
+        asking: dict[tuple[str, UUID | None], asyncio.Task[None]] = {}
+        try:
+            while self._in_doubt_since is not None or self._again_beside:
+                silent = {held.target.place for held in (*self._held, *self._again_beside)}
+                for target in self._references or self._whom_to_ask(silent):
+                    under_way = asking.get((target.place, target.who))
+                    if under_way is None or under_way.done():
+                        asking[target.place, target.who] = asyncio.create_task(self._ask(target))
+                await asyncio.sleep(self._round_s())
+                self._give_up()
+        finally:
+            for task in asking.values():
                 task.cancel()
-            await asyncio.sleep(max(0.0, round_ends - time.monotonic()))
-            self._give_up()
+
+    def _round_s(self) -> float:
+        if self._in_doubt_since is not None or not self._again_beside:
+            return ROUND_S
+        shortest = min(held.ended_at - held.began_at for held in self._again_beside)
+        return min(max(PAUSE_SHARE / 2 * shortest, LEAST_ROUND_S), MOST_ROUND_S)
 
     async def _ask(self, target: Target) -> None:
         try:
-            outcome = await self._prober.probe(target.type, target.config, ASK_S)
+            async with asyncio.timeout(ASK_S):
+                outcome = await self._prober.probe(target.type, target.config, ASK_S)
+        except TimeoutError:
+            return
         except Exception:
             log.exception("a reference could not be asked", place=target.place)
             return
@@ -303,6 +317,7 @@ class Health:
 
     async def _check_again(self, held: _Held) -> None:
         async with self._again:
+            self._again_beside.append(held)
             try:
                 found = await self._prober.probe(
                     held.target.type, held.target.config, held.interval_s
@@ -311,6 +326,8 @@ class Health:
                 log.exception("a target could not be checked again")
                 self._add(_unproved(held.result))
                 return
+            finally:
+                self._again_beside.remove(held)
         outcome, result = _together(held, found)
         self.take(held.target, outcome, result, held.interval_s, before=held)
 

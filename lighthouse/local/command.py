@@ -119,6 +119,8 @@ class _Up:
                 )
                 environment[variable("smtp_url")] = mails.url
                 environment[variable("smtp_from")] = self._settings.smtp_from or inbox.SENDER
+            if not self._settings.reference_targets:
+                environment[variable("reference_targets")] = found.reference_url
             environment["LIGHTHOUSE_CA_FILE"] = str(authorities)
             environment["LIGHTHOUSE_EGRESS_ALLOW"] = ",".join(
                 [*map(str, self._settings.egress_allow), "127.0.0.0/8"]

@@ -55,6 +55,11 @@ class Targets:
     def inbox_url(self) -> str:
         return f"http://{HOST}:{self.http_port}/inbox"
 
+    @property
+    def reference_url(self) -> str:
+        """What answers for as long as the demo runs: the way to its targets is there."""
+        return f"http://{HOST}:{self.http_port}/healthy"
+
     def subscriptions(self) -> Mapping[str, tuple[MonitorType, dict[str, Any]]]:
         """Monitors of this service, type and configuration, by the subscription's name."""
         http = {name: (MonitorType.HTTP, config) for name, config in self._http().items()}

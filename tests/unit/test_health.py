@@ -156,6 +156,36 @@ async def test_without_proof_it_is_an_error_and_one_alarm_however_many_are_silen
     assert set(bench.prober.asked) == {"http://reference/"}
 
 
+async def test_a_second_look_where_little_else_is_checked_is_no_outage_of_ours() -> None:
+    bench = Bench()
+    bench.prober.answers["http://b/"] = UP
+    for _ in range(4):  # all at once, as a small fleet's checks come
+        bench.take(target("b"), UP)
+        await asyncio.sleep(0.06)
+    quiet = replace(SILENT, latency_ms=800.0)
+    bench.prober.answers["http://a/"] = quiet
+    await asyncio.sleep(0.8)
+    bench.take(target("a"), quiet)
+    await asyncio.sleep(1.2)
+    assert bench.prober.asked.count("http://a/") == 1
+    assert bench.prober.asked.count("http://b/") < 20
+    assert bench.statuses[4:] == ["timeout"]
+    await bench.health.close()
+
+
+async def test_a_reference_that_hangs_does_not_hold_up_the_other() -> None:
+    bench = Bench("http://first/", "http://second/")
+    bench.prober.answers["http://first/"] = replace(SILENT, latency_ms=10_000.0)
+    bench.prober.answers["http://second/"] = UP
+    quiet = replace(SILENT, latency_ms=800.0)
+    bench.prober.answers["http://a/"] = quiet
+    bench.take(target("a"), quiet)
+    await asyncio.sleep(1.2)
+    assert bench.statuses == ["timeout"]
+    assert bench.prober.asked.count("http://first/") == 1
+    await bench.health.close()
+
+
 async def test_a_network_that_is_lost_a_second_time_is_told_a_second_time() -> None:
     bench = Bench("http://reference/")
     for _ in range(2):
