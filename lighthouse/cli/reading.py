@@ -191,9 +191,7 @@ def metrics(id: UUID, rollup: str, last: int | None, as_json: bool) -> None:  # 
 
 
 def _metric(metric: "Metric", column: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    row = asdict(metric)
+    row = metric._asdict()
     return {column: row.pop("bucket"), **row}
 
 

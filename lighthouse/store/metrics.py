@@ -7,7 +7,7 @@ rolled up yet is counted live, and slots inside gap records are missed ones. Buc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -20,9 +20,11 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One bucket of one subscription. Counts are of due slots, latencies in ms of judged checks."""
+class Metric(NamedTuple):
+    """One bucket of one subscription. Counts are of due slots, latencies in ms of judged checks.
+
+    A tuple, for a month by the hour is 720 of them: frozen dataclasses took a third of the query.
+    """
 
     bucket: datetime  #: start of the hour or day, UTC
     subscription_id: UUID
@@ -72,7 +74,6 @@ def day_of(moment: datetime) -> datetime:
     return hour_of(moment).replace(hour=0)
 
 
-_FIELDS = tuple(Metric.__dataclass_fields__)
 
 _METRICS = """
 SELECT {bucket} AS bucket, {columns}
@@ -98,22 +99,18 @@ async def daily_metrics(
     return await _metrics(pool, "daily", "day", subscription_id, until - days * DAY, until)
 
 
-def _metric(*row: Any) -> Metric:
-    return Metric(**dict(zip(_FIELDS, row, strict=True)))
-
-
 async def _metrics(
     pool: Pool, rollup: str, bucket: str, subscription_id: UUID, after: datetime, until: datetime
 ) -> list[Metric]:
     query = sql.SQL(_METRICS).format(
         bucket=sql.Identifier(bucket),
-        columns=sql.SQL(", ").join(map(sql.Identifier, _FIELDS[1:])),
+        columns=sql.SQL(", ").join(map(sql.Identifier, Metric._fields[1:])),
         metrics=sql.Identifier(f"{rollup}_metrics"),
     )
     with translated():
         async with (
             pool.connection() as conn,
-            conn.cursor(row_factory=args_row(_metric), binary=True) as cursor,
+            conn.cursor(row_factory=args_row(Metric), binary=True) as cursor,
         ):
             await cursor.execute(query, (subscription_id, after, until))
             return await cursor.fetchall()

@@ -3,8 +3,9 @@
     python -m tests.bench.alerts --subscriptions 2000 --faults 300 --seconds 60
 
 Real beat, worker, Redis and PostgreSQL. Targets that were up begin to answer 500, or fall silent,
-one after another; the time from the end of the probe that saw it (the target's last answer, or its
-last request and the check's timeout) to the webhook's arrival is told, all by one clock.
+one after another; the time from the end of the probe that saw it (the answer to its last attempt,
+or the moment when it gave up and hung up) to the webhook's arrival is told, all by one clock. The
+look of the confirming worker comes after the attempts and hangs up sooner; it moves no probe's end.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from lighthouse.fleet.confirm import LOOK_S
 from lighthouse.local.servers import free_port
 from lighthouse.model import ChannelType, MonitorType, Tier
 from lighthouse.store.alert_channels import add_channel
@@ -26,6 +28,11 @@ from tests.bench.figures import Figure, percentile
 from tests.support.fleet import Fleet
 
 TIMEOUT_S = 2.0
+#: Attempts of a failing check, and the seconds within which a further request is no other check's
+#: but a look for another worker.
+ATTEMPTS, CHECK_S = 2, 5.0
+#: Seconds after which a prober that hangs up was the check's own, and no look for another worker.
+OWN_S = (LOOK_S + TIMEOUT_S) / 2
 WRONG, SILENT = "wrong", "silent"
 BUDGET_S = 2.0
 
@@ -36,6 +43,7 @@ class Board:
     def __init__(self) -> None:
         self.port = free_port()
         self.faults: dict[int, str] = {}
+        self._attempts: dict[int, list[float]] = {}  #: when those of the current check began
         self.ended: dict[int, float] = {}  #: when the last failing probe ended
         self.heard: dict[int, float] = {}  #: when the downtime arrived
         threading.Thread(target=self._serve, daemon=True).start()
@@ -51,6 +59,7 @@ class Board:
             print=None,
             handle_signals=False,
             access_log=None,
+            handler_cancellation=True,
         )
 
     async def _target(self, request: web.Request) -> web.Response:
@@ -58,15 +67,30 @@ class Board:
         fault = self.faults.get(number)
         if fault is None:
             return web.Response(text="ok")
-        if number in self.heard:
-            pass
-        elif fault == WRONG:
-            self.ended[number] = time.monotonic()
-        else:
-            self.ended[number] = time.monotonic() + TIMEOUT_S
-        if fault == SILENT:
+        if fault == WRONG:
+            if self._attempt(number) == ATTEMPTS:
+                self._probed(number)
+            return web.Response(status=500, text="broken")
+        begun = time.monotonic()
+        try:
             await asyncio.sleep(30)
-        return web.Response(status=500, text="broken")
+        finally:
+            if time.monotonic() - begun > OWN_S:
+                self._probed(number)
+        return web.Response()
+
+    def _attempt(self, number: int) -> int:
+        """Which of its check's requests this one is, from 1."""
+        now = time.monotonic()
+        attempts = self._attempts.setdefault(number, [])
+        if attempts and now - attempts[0] > CHECK_S:
+            attempts.clear()
+        attempts.append(now)
+        return len(attempts)
+
+    def _probed(self, number: int) -> None:
+        if number not in self.heard:
+            self.ended[number] = time.monotonic()
 
     async def _hook(self, request: web.Request) -> web.Response:
         document = await request.json()
@@ -84,7 +108,7 @@ async def _subscribe(fleet: Fleet, board: Board, number: int, interval_s: int) -
                 NewSubscription(
                     wallet="0x" + "a" * 40,
                     type=MonitorType.HTTP,
-                    config={"url": f"{base}/t/{n}", "timeout": TIMEOUT_S, "retries": 1},
+                    config={"url": f"{base}/t/{n}", "timeout": TIMEOUT_S, "retries": ATTEMPTS - 1},
                     tier=Tier.ENTERPRISE,
                     interval_s=interval_s,
                     name=f"target {n}",

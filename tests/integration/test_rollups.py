@@ -106,7 +106,7 @@ def _counted(rows: Sequence[tuple[CheckStatus, float | None, bool]]) -> dict[str
 
 
 async def shown(pool: Pool, view: str, bucket: str) -> dict[tuple[UUID, datetime], dict[str, Any]]:
-    names = [name for name in Metric.__dataclass_fields__ if name not in ("bucket",)]
+    names = [name for name in Metric._fields if name not in ("bucket",)]
     rows = await fetch(pool, f"SELECT {bucket}, {', '.join(names)} FROM {view}")
     found = {}
     for moment, subscription_id, *values in rows:
