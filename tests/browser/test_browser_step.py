@@ -75,9 +75,9 @@ def looks(picture: Path) -> tuple[bytes, int, int]:
 @pytest.mark.parametrize(
     ("action", "found"),
     [
-        ({"do": "expect_text", "text": "Welcome", "timeout": 0.3}, "found 'Go'"),
-        ({"do": "expect_title", "text": "Home", "timeout": 0.3}, "found 'Sign in'"),
-        ({"do": "expect_url", "text": "/home", "timeout": 0.3}, "found 'http://127.0.0.2:"),
+        ({"do": "expect_text", "text": "Welcome", "timeout": 2}, "found 'Go'"),
+        ({"do": "expect_title", "text": "Home", "timeout": 2}, "found 'Sign in'"),
+        ({"do": "expect_url", "text": "/home", "timeout": 2}, "found 'http://127.0.0.2:"),
         ({"do": "expect_selector", "selector": "#none", "timeout": 0.3}, "within 0.3 s"),
         ({"do": "wait_for", "selector": "#none", "timeout": 0.3}, "within 0.3 s"),
         ({"do": "click", "selector": "#none", "timeout": 0.3}, "within 0.3 s"),
