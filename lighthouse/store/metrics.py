@@ -7,7 +7,7 @@ rolled up yet is counted live, and slots inside gap records are missed ones. Buc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -74,7 +74,6 @@ def day_of(moment: datetime) -> datetime:
     return hour_of(moment).replace(hour=0)
 
 
-
 _METRICS = """
 SELECT {bucket} AS bucket, {columns}
 FROM {metrics} WHERE subscription_id = %s AND {bucket} > %s AND {bucket} <= %s
@@ -102,15 +101,18 @@ async def daily_metrics(
 async def _metrics(
     pool: Pool, rollup: str, bucket: str, subscription_id: UUID, after: datetime, until: datetime
 ) -> list[Metric]:
+    def made(start: datetime, *rest: Any) -> Metric:
+        return Metric(start, subscription_id, *rest)
+
     query = sql.SQL(_METRICS).format(
         bucket=sql.Identifier(bucket),
-        columns=sql.SQL(", ").join(map(sql.Identifier, Metric._fields[1:])),
+        columns=sql.SQL(", ").join(map(sql.Identifier, Metric._fields[2:])),
         metrics=sql.Identifier(f"{rollup}_metrics"),
     )
     with translated():
         async with (
             pool.connection() as conn,
-            conn.cursor(row_factory=args_row(Metric), binary=True) as cursor,
+            conn.cursor(row_factory=args_row(made), binary=True) as cursor,
         ):
             await cursor.execute(query, (subscription_id, after, until))
             return await cursor.fetchall()

@@ -416,30 +416,34 @@ alert_history = Table(
 
 
 def _rollup(name: str, bucket: str, percentiles: tuple[str, ...]) -> Table:
-    """A rollup table of the `apache` and `plain` editions, kept by the maintenance task."""
+    """A rollup table of the `apache` and `plain` editions, kept by the maintenance task.
+
+    Its key holds the whole row: those of one subscription lie on a page each of the table itself.
+    """
+    counts = (
+        "total_checks",
+        "successful_checks",
+        "failures",
+        "timeouts",
+        "errors",
+        "missed",
+        "alerts_triggered",
+        "latency_count",
+    )
+    latencies = tuple(f"{name}_latency_ms" for name in (*percentiles, "min", "max"))
     return Table(
         name,
         metadata,
         Column("subscription_id", UUID, nullable=False),
         _time(bucket),
-        *(
-            Column(column, Integer, nullable=False)
-            for column in (
-                "total_checks",
-                "successful_checks",
-                "failures",
-                "timeouts",
-                "errors",
-                "missed",
-                "alerts_triggered",
-                "latency_count",
-            )
-        ),
+        *(Column(column, Integer, nullable=False) for column in counts),
         Column("latency_sum", DOUBLE_PRECISION),
-        *(Column(f"{percentile}_latency_ms", REAL) for percentile in percentiles),
-        Column("min_latency_ms", REAL),
-        Column("max_latency_ms", REAL),
-        PrimaryKeyConstraint("subscription_id", bucket),
+        *(Column(column, REAL) for column in latencies),
+        PrimaryKeyConstraint(
+            "subscription_id",
+            bucket,
+            postgresql_include=[*counts, "latency_sum", *latencies],
+        ),
     )
 
 
