@@ -33,7 +33,7 @@ TIMEOUT_S = 5.0
 DELAY_S = (0.005, 0.1)
 BUDGET_MS = 5.0
 #: A check costs less at a higher rate, so the first guess falls short; so many more are made.
-GUESSES = 2
+GUESSES = 3
 #: Seconds of the span that a guess is made from.
 GUESS_S = 4.0
 
