@@ -1,4 +1,4 @@
-"""`make bench`: every measurement of the budgets in DESIGN §8, each in a process of its own.
+"""`make bench`: every budget measured, each module in a process of its own.
 
     python -m tests.bench [--quick] [MODULE …]
 
