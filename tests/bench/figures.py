@@ -1,4 +1,4 @@
-"""What a measurement tells: figures with their budgets for people or as JSON."""
+"""What a measurement tells: figures with their budgets, for people or as JSON."""
 
 import argparse
 import json
