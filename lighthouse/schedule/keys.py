@@ -57,19 +57,21 @@ STARTED_FORMAT = struct.Struct(">16sQQI")  # subscription, slot, version, interv
 #: A step back of Redis' clock up to this is waited out; a longer one is taken as the new time.
 CLOCK_HOLD_MS = 10_000
 
-#: `clock(true)` also remembers the time. It never goes back by less than CLOCK_HOLD_MS; the second
-#: value is 1 when it went back by more.
+#: Redis' time, and 1 where it went back by more than CLOCK_HOLD_MS: by less it never does. Whoever
+#: writes a time notes it, so that a clock that was ahead is found out whatever it was written into;
+#: only `clock(true)`, which is a claim's, takes the earlier time as the new one.
 LUA_CLOCK = f"""
-local function clock(remember)
+local function clock(accept)
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
   local last = tonumber(redis.call('GET', '{CLOCK}') or '0')
   local jumped = 0
   if now < last then
     if last - now <= {CLOCK_HOLD_MS} then return last, 0 end
+    if not accept then return now, 1 end
     jumped = 1
   end
-  if remember then redis.call('SET', '{CLOCK}', string.format('%.0f', now)) end
+  if now ~= last then redis.call('SET', '{CLOCK}', string.format('%.0f', now)) end
   return now, jumped
 end
 """
