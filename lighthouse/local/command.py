@@ -23,7 +23,7 @@ from lighthouse.local import certificates, demo, inbox, secret_key, servers, tar
 from lighthouse.local.processes import Program
 from lighthouse.local.screen import FRAME_LINES, View, render
 from lighthouse.local.supervisor import Supervisor
-from lighthouse.probes.curl import find_ca_file
+from lighthouse.probes.wire.curl import find_ca_file
 from lighthouse.schedule.client import check_server
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings, current, variable

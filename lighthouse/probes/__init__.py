@@ -12,10 +12,11 @@ from typing import Any
 from lighthouse.configs import shown, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import balance, canary, graphql, http, websocket
+from lighthouse.probes import balance, graphql, http, websocket
+from lighthouse.probes.canary import canary
 from lighthouse.probes.config import RETRY_PAUSE_S, MonitorConfig
-from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.websocket_config import WebsocketConfig
+from lighthouse.probes.wire.equipment import Equipment
 from lighthouse.sealing import Keyring
 from lighthouse.settings import Settings
 

@@ -18,7 +18,7 @@ from lighthouse.configs import Secret
 from lighthouse.model import Bounds, CheckStatus, Finding, Outcome, Reason
 from lighthouse.probes import rpc
 from lighthouse.probes.config import MonitorConfig
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.wire.equipment import Equipment
 
 #: Tokens whose decimals are kept; the least used goes first.
 _MOST_TOKENS = 65_536

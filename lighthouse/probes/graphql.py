@@ -15,12 +15,14 @@ from pydantic import Field, field_validator, model_validator
 
 from lighthouse.configs import SECRET_JSON
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason
-from lighthouse.probes import evidence, http, matching
-from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_json, shown
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes import http
 from lighthouse.probes.http_config import SNIPPET_BYTES, HttpConfig
-from lighthouse.probes.transport import HttpRequest, HttpResponse
-from lighthouse.probes.work import WorkLimitError, budget, in_turn, same, spend
+from lighthouse.probes.judging import matching
+from lighthouse.probes.judging.assertions import SHORT_BYTES, JsonExpectation, parse_json, shown
+from lighthouse.probes.judging.work import WorkLimitError, budget, in_turn, same, spend
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse
 
 #: Servers refuse longer request lines, many of them much shorter ones.
 _MOST_URL_CHARS = 8000

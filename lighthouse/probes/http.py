@@ -10,9 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 from lighthouse import urls
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason, Timings
-from lighthouse.probes import evidence, matching
-from lighthouse.probes.assertions import SHORT_BYTES, code_range, headers_fault
-from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_config import (
     MEBIBYTE,
     SNIPPET_BYTES,
@@ -21,8 +18,12 @@ from lighthouse.probes.http_config import (
     HttpConfig,
 )
 from lighthouse.probes.http_tokens import Tokens
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
-from lighthouse.probes.work import in_turn
+from lighthouse.probes.judging import matching
+from lighthouse.probes.judging.assertions import SHORT_BYTES, code_range, headers_fault
+from lighthouse.probes.judging.work import in_turn
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, Transport, TransportError
 
 __all__ = ["MEBIBYTE", "BodyValidation", "HttpConfig", "Way", "allowed", "blame", "expiry_fault"]
 __all__ += ["explain", "fetched", "is_long", "judge", "next_hop", "probe", "too_late"]

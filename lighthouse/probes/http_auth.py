@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lighthouse import urls
 from lighthouse.configs import Secret
-from lighthouse.probes.transport import Proxy
+from lighthouse.probes.wire.transport import Proxy
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PROXIES = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}

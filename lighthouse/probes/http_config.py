@@ -10,8 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from lighthouse import urls
 from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS
-from lighthouse.probes import matching
-from lighthouse.probes.assertions import Comparison, JsonExpectation, accepted_codes, code_range
 from lighthouse.probes.config import MonitorConfig
 from lighthouse.probes.http_auth import (
     BasicAuth,
@@ -21,7 +19,14 @@ from lighthouse.probes.http_auth import (
     ProxyConfig,
     checked_token,
 )
-from lighthouse.probes.transport import Headers, HttpRequest, Special
+from lighthouse.probes.judging import matching
+from lighthouse.probes.judging.assertions import (
+    Comparison,
+    JsonExpectation,
+    accepted_codes,
+    code_range,
+)
+from lighthouse.probes.wire.transport import Headers, HttpRequest, Special
 
 MEBIBYTE = 1024 * 1024
 

@@ -17,10 +17,10 @@ from urllib.parse import quote_plus, urlencode
 
 from lighthouse import urls
 from lighthouse.model import Reason
-from lighthouse.probes.assertions import parse_json
-from lighthouse.probes.equipment import Equipment
 from lighthouse.probes.http_auth import OAuth2
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
+from lighthouse.probes.judging.assertions import parse_json
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, Transport, TransportError
 
 #: Tokens that are kept; the least used goes first.
 _MOST_TOKENS = 4096

@@ -17,10 +17,10 @@ import orjson
 
 from lighthouse import urls
 from lighthouse.model import Reason
-from lighthouse.probes.assertions import parse_json
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.matching import one_line
-from lighthouse.probes.transport import HttpRequest, TransportError
+from lighthouse.probes.judging.assertions import parse_json
+from lighthouse.probes.judging.matching import one_line
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import HttpRequest, TransportError
 
 #: How long a call waits for others to share its request, in seconds.
 GATHER_S = 0.005

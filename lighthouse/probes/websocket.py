@@ -27,11 +27,8 @@ from lighthouse.model import (
     Step,
     Timings,
 )
-from lighthouse.probes import evidence, matching
-from lighthouse.probes.dial import DialError, Phases, dial
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.faults import one_line
 from lighthouse.probes.http import blame, expiry_fault
+from lighthouse.probes.judging import matching
 from lighthouse.probes.websocket_config import MessageExpectation, WebsocketConfig
 from lighthouse.probes.websocket_wire import (
     FaultError,
@@ -42,6 +39,10 @@ from lighthouse.probes.websocket_wire import (
     closed,
     sending,
 )
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.dial import DialError, Phases, dial
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.faults import one_line
 
 #: Pings and pongs that a target may send in one check: more is a flood.
 _MOST_CONTROLS = 1000

@@ -9,12 +9,12 @@ from pydantic import Field, field_validator
 from lighthouse import urls
 from lighthouse.configs import SECRET_JSON, Secret, validated
 from lighthouse.errors import ConfigError
-from lighthouse.probes import matching
-from lighthouse.probes.assertions import SHORT_BYTES, JsonExpectation, parse_json
 from lighthouse.probes.config import MonitorConfig
-from lighthouse.probes.dial import Place
 from lighthouse.probes.http_config import CertificateExpiry, HttpConfig
-from lighthouse.probes.work import in_turn
+from lighthouse.probes.judging import matching
+from lighthouse.probes.judging.assertions import SHORT_BYTES, JsonExpectation, parse_json
+from lighthouse.probes.judging.work import in_turn
+from lighthouse.probes.wire.dial import Place
 
 KIBIBYTE = 1024
 

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from lighthouse.model import Reason
-from lighthouse.probes.faults import one_line
+from lighthouse.probes.wire.faults import one_line
 
 #: Answers that may come before the one to the handshake ("100 Continue", "103 Early Hints").
 _MOST_INTERIM = 100

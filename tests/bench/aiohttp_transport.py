@@ -9,7 +9,7 @@ import aiohttp
 
 from lighthouse.addresses import Network, forbidden
 from lighthouse.model import Reason, Timings
-from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, TransportError
 
 
 class AiohttpTransport:

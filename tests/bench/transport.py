@@ -30,9 +30,9 @@ import uvloop
 from lighthouse.addresses import forbidden
 from lighthouse.model import CheckStatus, MonitorType
 from lighthouse.probes import http, parse_config
-from lighthouse.probes.curl import CurlTransport
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.transport import Transport
+from lighthouse.probes.wire.curl import CurlTransport
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import Transport
 from lighthouse.settings import load
 from tests.bench.aiohttp_transport import AiohttpTransport
 from tests.support.certificates import Authority

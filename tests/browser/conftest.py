@@ -14,8 +14,8 @@ from aiohttp import web
 
 from lighthouse import probes
 from lighthouse.model import MonitorType, Outcome
-from lighthouse.probes import canary
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.canary import canary
+from lighthouse.probes.wire.equipment import Equipment
 from lighthouse.settings import load
 
 #: The only address that the browser may reach.

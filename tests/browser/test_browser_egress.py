@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from lighthouse.model import CheckStatus, Reason
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.resolver import Answer, Resolved
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.resolver import Answer, Resolved
 from tests.browser.conftest import ALLOWED, Alarm, Run, Site
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 
 from lighthouse.model import CheckStatus, Reason
-from lighthouse.probes import browser
-from lighthouse.probes.browser import Chromium
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.canary import browser
+from lighthouse.probes.canary.browser import Chromium
+from lighthouse.probes.wire.equipment import Equipment
 from tests.browser.conftest import ALLOWED, Run, Site
 from tests.support.certificates import Authority
 
@@ -346,7 +346,7 @@ async def test_chromium_gets_nothing_of_the_workers_environment(
 
 
 async def test_a_worker_without_chromium_says_so(equipment: Equipment, site: Site) -> None:
-    from lighthouse.probes import canary
+    from lighthouse.probes.canary import canary
     from lighthouse.settings import load
 
     bare = Equipment(load({"LIGHTHOUSE_CHROMIUM": "/nonexistent"}))

@@ -12,7 +12,7 @@ from aiohttp import web
 from lighthouse import settings
 from lighthouse.model import Bounds, CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config, rpc
-from lighthouse.probes import resolver as resolver_module
+from lighthouse.probes.wire import resolver as resolver_module
 from tests.support import evm
 from tests.support.rpc_double import RpcError, node
 

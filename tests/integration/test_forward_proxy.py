@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from lighthouse.model import Reason
-from lighthouse.probes import forward_proxy
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.forward_proxy import ForwardProxy, Passage
-from lighthouse.probes.resolver import Answer, Resolved
+from lighthouse.probes.canary import forward_proxy
+from lighthouse.probes.canary.forward_proxy import ForwardProxy, Passage
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.resolver import Answer, Resolved
 from lighthouse.settings import load
 from tests.support.raw_target import Target, answering, endless, raw_target, sending
 

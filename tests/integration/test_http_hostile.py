@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import Prober, easy, parse_config
+from lighthouse.probes import Prober, parse_config
+from lighthouse.probes.wire import easy
 from lighthouse.settings import load
 from tests.support.raw_target import Behaviour, answering, endless, raw_target, sending
 

@@ -14,7 +14,7 @@ import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
-from lighthouse.probes import resolver as resolver_module
+from lighthouse.probes.wire import resolver as resolver_module
 from lighthouse.settings import load
 from tests.support.certificates import Authority, Certificate
 from tests.support.modern_target import modern_target

@@ -16,7 +16,7 @@ import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
-from lighthouse.probes import resolver as resolver_module
+from lighthouse.probes.wire import resolver as resolver_module
 from lighthouse.settings import load
 from tests.support.raw_target import HOST, answering, raw_target, resetting, sending
 

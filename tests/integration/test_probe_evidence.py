@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
-from lighthouse.probes import Prober, evidence, parse_config
-from lighthouse.probes import resolver as resolver_module
+from lighthouse.probes import Prober, parse_config
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire import resolver as resolver_module
 from lighthouse.settings import load
 from tests.support.certificates import Authority, Certificate
 from tests.support.proxies import http_proxy, socks_proxy

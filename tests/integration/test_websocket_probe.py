@@ -12,8 +12,8 @@ import pytest
 
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import Prober, check_once, parse_config
-from lighthouse.probes import dial as dial_module
-from lighthouse.probes.resolver import Answer, Resolved, Resolver, Unresolved
+from lighthouse.probes.wire import dial as dial_module
+from lighthouse.probes.wire.resolver import Answer, Resolved, Resolver, Unresolved
 from lighthouse.settings import load
 from tests.support.certificates import Authority
 from tests.support.raw_target import HOST, Behaviour, answering, raw_target, resetting, sending

@@ -8,7 +8,7 @@ from eth_abi.abi import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lighthouse.probes import abi
+from lighthouse.probes.canary import abi
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lighthouse.errors import ConfigError
 from lighthouse.model import MonitorType
 from lighthouse.probes import parse_config
-from lighthouse.probes.assertions import (
+from lighthouse.probes.judging.assertions import (
     MOST_VALUES,
     Comparison,
     JsonExpectation,
@@ -26,7 +26,7 @@ from lighthouse.probes.assertions import (
     headers_fault,
     parse_json,
 )
-from lighthouse.probes.work import WorkLimitError
+from lighthouse.probes.judging.work import WorkLimitError
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 JSON = st.recursive(

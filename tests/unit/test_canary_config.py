@@ -12,9 +12,10 @@ from lighthouse import configs
 from lighthouse.configs import seal, validated
 from lighthouse.errors import ConfigError
 from lighthouse.model import MonitorType
-from lighthouse.probes import canary, json_schema, parse_config
-from lighthouse.probes.canary import CanaryConfig
-from lighthouse.probes.redaction import Redactor
+from lighthouse.probes import json_schema, parse_config
+from lighthouse.probes.canary import canary
+from lighthouse.probes.canary.canary import CanaryConfig
+from lighthouse.probes.canary.redaction import Redactor
 from lighthouse.sealing import Keyring, new_key
 
 GET: dict[str, Any] = {"name": "look", "action": "GET", "url": "https://shop.example/"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lighthouse.probes.cookies import MOST_COOKIES, Jar
+from lighthouse.probes.canary.cookies import MOST_COOKIES, Jar
 
 SHOP = "https://shop.example/account/login"
 

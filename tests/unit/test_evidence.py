@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lighthouse.probes import evidence
-from lighthouse.probes.evidence import addresses, certificate
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.evidence import addresses, certificate
 from tests.support.certificates import Authority
 
 NOW = datetime.now(UTC)

@@ -11,7 +11,7 @@ from lighthouse.errors import ConfigError
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason
 from lighthouse.probes import graphql, http, parse_config
 from lighthouse.probes.graphql import GraphqlConfig, shape_fault
-from lighthouse.probes.transport import HttpResponse
+from lighthouse.probes.wire.transport import HttpResponse
 from lighthouse.sealing import Keyring
 
 

@@ -13,7 +13,7 @@ from lighthouse.model import MonitorType, Reason
 from lighthouse.probes import parse_config
 from lighthouse.probes.http import HttpConfig, next_hop
 from lighthouse.probes.http_tokens import read_token
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Special, TransportError
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, Special, TransportError
 from tests.support.certificates import Authority
 
 URL = "https://example.com/health"

@@ -9,7 +9,7 @@ import pytest
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Timings
 from lighthouse.probes import parse_config
 from lighthouse.probes.http import HttpConfig, judge, next_hop
-from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, TransportError
 
 ENDS = datetime(2031, 1, 1, tzinfo=UTC)
 ANSWER = HttpResponse(

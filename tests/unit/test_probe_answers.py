@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from lighthouse import urls
-from lighthouse.probes import matching
-from lighthouse.probes.readings import parse_expiry, parse_headers
+from lighthouse.probes.judging import matching
+from lighthouse.probes.wire.readings import parse_expiry, parse_headers
 
 
 def test_headers_are_kept_by_lower_case_name_in_order() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lighthouse.model import Reason
-from lighthouse.probes import faults
-from lighthouse.probes.resolver import explain
+from lighthouse.probes.wire import faults
+from lighthouse.probes.wire.resolver import explain
 
 
 def fault(code: int, **keys: Any) -> tuple[Reason, str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lighthouse.probes.redaction import MASK, Redactor
+from lighthouse.probes.canary.redaction import MASK, Redactor
 
 SECRETS = st.text(min_size=6, max_size=40).filter(lambda text: text.isprintable())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lighthouse.probes import screenshots
+from lighthouse.probes.canary import screenshots
 
 
 def test_old_screenshots_and_those_beyond_the_bound_go(

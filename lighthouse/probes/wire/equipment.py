@@ -9,9 +9,9 @@ from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 from lighthouse.addresses import forbidden
-from lighthouse.probes.curl import CurlTransport
-from lighthouse.probes.resolver import Resolver
-from lighthouse.probes.transport import Transport
+from lighthouse.probes.wire.curl import CurlTransport
+from lighthouse.probes.wire.resolver import Resolver
+from lighthouse.probes.wire.transport import Transport
 from lighthouse.settings import Settings
 
 

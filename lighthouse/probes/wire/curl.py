@@ -19,11 +19,11 @@ import pycurl
 from lighthouse.addresses import Network, forbidden
 from lighthouse.errors import SettingsError
 from lighthouse.model import Timings
-from lighthouse.probes import faults
-from lighthouse.probes.easy import Handle, Shared
-from lighthouse.probes.resolver import Resolver, Unresolved
-from lighthouse.probes.routes import find_route
-from lighthouse.probes.transport import HttpRequest, HttpResponse, TransportError
+from lighthouse.probes.wire import faults
+from lighthouse.probes.wire.easy import Handle, Shared
+from lighthouse.probes.wire.resolver import Resolver, Unresolved
+from lighthouse.probes.wire.routes import find_route
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, TransportError
 
 #: Easy handles kept for the next exchange; one costs about 20 kB.
 _MOST_IDLE = 1024

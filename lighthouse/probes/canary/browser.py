@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from lighthouse.model import Reason
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.forward_proxy import ForwardProxy, Passage
-from lighthouse.probes.steps import StepFault
+from lighthouse.probes.canary.forward_proxy import ForwardProxy, Passage
+from lighthouse.probes.canary.steps import StepFault
+from lighthouse.probes.wire.equipment import Equipment
 from lighthouse.settings import Settings
 
 if TYPE_CHECKING:

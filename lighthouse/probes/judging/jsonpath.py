@@ -21,8 +21,8 @@ from jsonpath_rfc9535.segments import (
 )
 from jsonpath_rfc9535.selectors import FilterSelector, JSONPathSelector
 
-from lighthouse.probes.matching import compile_pattern
-from lighthouse.probes.work import WorkLimitError, budget, same, spend
+from lighthouse.probes.judging.matching import compile_pattern
+from lighthouse.probes.judging.work import WorkLimitError, budget, same, spend
 
 #: Characters of a path, and of parentheses inside each other in it: its parser is recursive.
 MOST_PATH_CHARS = 1000

@@ -18,12 +18,12 @@ from cryptography import x509
 
 from lighthouse import urls
 from lighthouse.model import Reason
-from lighthouse.probes import faults
-from lighthouse.probes.curl import find_ca_file
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.faults import Evidence
-from lighthouse.probes.resolver import Unresolved
-from lighthouse.probes.routes import has_route
+from lighthouse.probes.wire import faults
+from lighthouse.probes.wire.curl import find_ca_file
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.faults import Evidence
+from lighthouse.probes.wire.resolver import Unresolved
+from lighthouse.probes.wire.routes import has_route
 
 P = TypeVar("P", bound=asyncio.Protocol)
 

@@ -18,16 +18,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from lighthouse import urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import NO_TIMINGS, CheckStatus, Finding, Outcome, Reason, Step
-from lighthouse.probes import browser_step, chain_step, http_step, plain_steps, signing
-from lighthouse.probes.browser_actions import BrowserStep
-from lighthouse.probes.chain_step import ChainStep
-from lighthouse.probes.config import DEFAULT_TIMEOUT_S, MonitorConfig
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.http_step import HttpStep
-from lighthouse.probes.plain_steps import SetStep, WaitStep
-from lighthouse.probes.redaction import SHORTEST, Redactor
-from lighthouse.probes.signing import SignStep
-from lighthouse.probes.steps import (
+from lighthouse.probes.canary import browser_step, chain_step, http_step, plain_steps, signing
+from lighthouse.probes.canary.browser_actions import BrowserStep
+from lighthouse.probes.canary.chain_step import ChainStep
+from lighthouse.probes.canary.http_step import HttpStep
+from lighthouse.probes.canary.plain_steps import SetStep, WaitStep
+from lighthouse.probes.canary.redaction import SHORTEST, Redactor
+from lighthouse.probes.canary.signing import SignStep
+from lighthouse.probes.canary.steps import (
     MOST_VARIABLES,
     Condition,
     Flow,
@@ -39,6 +37,8 @@ from lighthouse.probes.steps import (
     at,
     failed,
 )
+from lighthouse.probes.config import DEFAULT_TIMEOUT_S, MonitorConfig
+from lighthouse.probes.wire.equipment import Equipment
 
 MOST_STEPS = 20
 

@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from lighthouse.probes import matching
-from lighthouse.probes.work import WorkLimitError, budget, same, spend
+from lighthouse.probes.judging import matching
+from lighthouse.probes.judging.work import WorkLimitError, budget, same, spend
 
 #: Characters that a pattern reads in about a step of the budget.
 _CHARS_A_STEP = 512

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from lighthouse import urls
 from lighthouse.model import Reason
-from lighthouse.probes.dial import DialError, Phases, Place, dial
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.wire.dial import DialError, Phases, Place, dial
+from lighthouse.probes.wire.equipment import Equipment
 
 #: Bytes of a request's or an answer's head; Chromium itself reads 256 KiB.
 MOST_HEAD_BYTES = 64 * 1024

@@ -15,9 +15,9 @@ import structlog
 
 from lighthouse import urls
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason
-from lighthouse.probes import screenshots
-from lighthouse.probes.browser import Chromium, Tab
-from lighthouse.probes.browser_actions import (
+from lighthouse.probes.canary import screenshots
+from lighthouse.probes.canary.browser import Chromium, Tab
+from lighthouse.probes.canary.browser_actions import (
     Action,
     BrowserStep,
     Click,
@@ -30,10 +30,10 @@ from lighthouse.probes.browser_actions import (
     Press,
     WaitFor,
 )
-from lighthouse.probes.cookies import MOST_COOKIES, Cookie, Jar
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.faults import one_line
-from lighthouse.probes.steps import Flow, StepResult, failed
+from lighthouse.probes.canary.cookies import MOST_COOKIES, Cookie, Jar
+from lighthouse.probes.canary.steps import Flow, StepResult, failed
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.faults import one_line
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from lighthouse import urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import Reason
-from lighthouse.probes.steps import Flow, StepConfig, StepFault
+from lighthouse.probes.canary.steps import Flow, StepConfig, StepFault
 
 MEBIBYTE = 1024 * 1024
 MOST_ACTIONS = 50

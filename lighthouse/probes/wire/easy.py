@@ -12,10 +12,16 @@ import pycurl
 
 from lighthouse import __version__
 from lighthouse.model import Reason
-from lighthouse.probes import evidence, faults
-from lighthouse.probes.readings import info_text, leaf, parse_headers, timings
-from lighthouse.probes.routes import has_route
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Proxy, Special, TransportError
+from lighthouse.probes.wire import evidence, faults
+from lighthouse.probes.wire.readings import info_text, leaf, parse_headers, timings
+from lighthouse.probes.wire.routes import has_route
+from lighthouse.probes.wire.transport import (
+    HttpRequest,
+    HttpResponse,
+    Proxy,
+    Special,
+    TransportError,
+)
 
 #: Memory that the answers of all running exchanges may hold together, in bytes. A thousand hostile
 #: targets at the largest body each would otherwise be a gigabyte.

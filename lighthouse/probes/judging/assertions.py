@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lighthouse.configs import DEEPEST
 from lighthouse.model import Finding
-from lighthouse.probes.comparisons import Comparison, JsonType, shown
-from lighthouse.probes.jsonpath import compiled_path, find, is_singular
-from lighthouse.probes.jsonschemas import checked_schema, schema_fault
-from lighthouse.probes.work import WorkLimitError, budget, in_turn
+from lighthouse.probes.judging.comparisons import Comparison, JsonType, shown
+from lighthouse.probes.judging.jsonpath import compiled_path, find, is_singular
+from lighthouse.probes.judging.jsonschemas import checked_schema, schema_fault
+from lighthouse.probes.judging.work import WorkLimitError, budget, in_turn
 
 __all__ = ["SHORT_BYTES", "Comparison", "Headers", "JsonExpectation", "JsonType"]
 __all__ += ["accepted_codes", "code_range", "compiled_path", "find", "headers_fault"]

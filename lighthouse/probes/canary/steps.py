@@ -15,11 +15,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from lighthouse import variables
 from lighthouse.model import Outcome, Reason
-from lighthouse.probes.assertions import Comparison
-from lighthouse.probes.cookies import Jar
-from lighthouse.probes.equipment import Equipment
+from lighthouse.probes.canary.cookies import Jar
+from lighthouse.probes.canary.redaction import Redactor
 from lighthouse.probes.http import blame
-from lighthouse.probes.redaction import Redactor
+from lighthouse.probes.judging.assertions import Comparison
+from lighthouse.probes.wire.equipment import Equipment
 
 #: Extracted values and their variables are held while a flow runs, and thousands of flows may run.
 MOST_VARIABLES = 50

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lighthouse import variables
 from lighthouse.model import Reason
-from lighthouse.probes import assertions, matching
-from lighthouse.probes.steps import MOST_VALUE_CHARS
+from lighthouse.probes.canary.steps import MOST_VALUE_CHARS
+from lighthouse.probes.judging import assertions, matching
 
 #: Memory of one compiled pattern, in bytes; a pattern that needs more is refused.
 _PATTERN_BYTES = 512 * 1024

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lighthouse.model import Reason, Timings
-from lighthouse.probes import evidence
-from lighthouse.probes.resolver import Answer, Resolved, Resolver, Unresolved
-from lighthouse.probes.transport import HttpRequest, Special, TransportError
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.resolver import Answer, Resolved, Resolver, Unresolved
+from lighthouse.probes.wire.transport import HttpRequest, Special, TransportError
 
 #: Proxies that are told the target's name and look it up themselves.
 _RESOLVING = frozenset({"http", "https", "socks5h"})

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from lighthouse import variables
 from lighthouse.model import CheckStatus, Outcome, Reason
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.steps import (
+from lighthouse.probes.canary.steps import (
     LONGEST_PAUSE_S,
     MOST_VALUE_CHARS,
     Flow,
@@ -20,6 +19,7 @@ from lighthouse.probes.steps import (
     VariableName,
     failed,
 )
+from lighthouse.probes.wire.equipment import Equipment
 
 
 class WaitStep(StepConfig):

@@ -16,10 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lighthouse import variables
 from lighthouse.configs import Secret
 from lighthouse.model import CheckStatus, Outcome, Reason
-from lighthouse.probes.assertions import Comparison, JsonExpectation, compiled_path
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.extraction import Missing, extracted_from
-from lighthouse.probes.steps import (
+from lighthouse.probes.canary.extraction import Missing, extracted_from
+from lighthouse.probes.canary.steps import (
     Flow,
     StepConfig,
     StepFault,
@@ -27,6 +25,8 @@ from lighthouse.probes.steps import (
     VariableName,
     failed,
 )
+from lighthouse.probes.judging.assertions import Comparison, JsonExpectation, compiled_path
+from lighthouse.probes.wire.equipment import Equipment
 
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,99}")
 _TYPE = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,99}((?:\[\d{0,3}\]){0,2})")

@@ -15,8 +15,8 @@ from cryptography import x509
 
 from lighthouse.alerting import MOST_CERTIFICATE_DAYS
 from lighthouse.model import Certificate, CheckStatus, Outcome, Reason
-from lighthouse.probes.faults import one_line
-from lighthouse.probes.transport import HttpResponse, TransportError
+from lighthouse.probes.wire.faults import one_line
+from lighthouse.probes.wire.transport import HttpResponse, TransportError
 
 #: Addresses of one outcome: a name with more is served by machines without number.
 MOST_ADDRESSES = 8

@@ -12,8 +12,8 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
-from lighthouse.probes.matching import compile_pattern
-from lighthouse.probes.work import WorkLimitError, budget, deeper, same, spend
+from lighthouse.probes.judging.matching import compile_pattern
+from lighthouse.probes.judging.work import WorkLimitError, budget, deeper, same, spend
 
 #: Bytes of one schema, and of a text in its messages.
 MOST_SCHEMA_BYTES = 65_536

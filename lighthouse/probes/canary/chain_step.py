@@ -14,11 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from lighthouse import chains, settings, urls, variables
 from lighthouse.configs import Secret
 from lighthouse.model import CheckStatus, Finding, Outcome, Reason
-from lighthouse.probes import abi, rpc
-from lighthouse.probes.assertions import Comparison, JsonExpectation, compiled_path
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.extraction import Missing, extracted_from
-from lighthouse.probes.steps import (
+from lighthouse.probes import rpc
+from lighthouse.probes.canary import abi
+from lighthouse.probes.canary.extraction import Missing, extracted_from
+from lighthouse.probes.canary.steps import (
     Flow,
     StepConfig,
     StepFault,
@@ -27,7 +26,9 @@ from lighthouse.probes.steps import (
     at,
     failed,
 )
-from lighthouse.probes.work import in_turn
+from lighthouse.probes.judging.assertions import Comparison, JsonExpectation, compiled_path
+from lighthouse.probes.judging.work import in_turn
+from lighthouse.probes.wire.equipment import Equipment
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 

@@ -17,12 +17,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from lighthouse import urls, variables
 from lighthouse.configs import SECRET_JSON, Secret
 from lighthouse.model import SNIPPET_CHARS, CheckStatus, Reason
-from lighthouse.probes import assertions, evidence, http, matching
-from lighthouse.probes.assertions import Comparison
-from lighthouse.probes.equipment import Equipment
-from lighthouse.probes.extraction import Answer, Extraction, Missing, extract
-from lighthouse.probes.http_config import MEBIBYTE, BodyValidation, HttpConfig
-from lighthouse.probes.steps import (
+from lighthouse.probes import http
+from lighthouse.probes.canary.extraction import Answer, Extraction, Missing, extract
+from lighthouse.probes.canary.steps import (
     Flow,
     StepConfig,
     StepFault,
@@ -30,7 +27,12 @@ from lighthouse.probes.steps import (
     VariableName,
     at,
 )
-from lighthouse.probes.transport import HttpRequest, HttpResponse, Transport, TransportError
+from lighthouse.probes.http_config import MEBIBYTE, BodyValidation, HttpConfig
+from lighthouse.probes.judging import assertions, matching
+from lighthouse.probes.judging.assertions import Comparison
+from lighthouse.probes.wire import evidence
+from lighthouse.probes.wire.equipment import Equipment
+from lighthouse.probes.wire.transport import HttpRequest, HttpResponse, Transport, TransportError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

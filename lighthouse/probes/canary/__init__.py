@@ -1,0 +1,1 @@
+"""Canaries: flows of steps over HTTP, chains and browsers, and all that only they need."""
