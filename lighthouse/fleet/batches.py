@@ -72,6 +72,7 @@ class Batches:
         self._ready: deque[_Ready] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Condition()
+        self._door = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0  #: admitted checks without a result
         self._closing = False
@@ -86,10 +87,14 @@ class Batches:
 
     async def admit(self, batch: str, attempt: int) -> None:
         """Take a batch; waits while the engine is full. Its lease stays queued until then."""
-        async with self._room:
-            await self._room.wait_for(self._has_room)
-        if self._closing:
-            return
+        # One at a time: those that wait would all see the same room, and fill it many times over.
+        async with self._door:
+            async with self._room:
+                await self._room.wait_for(self._has_room)
+            if not self._closing:
+                await self._start(batch, attempt)
+
+    async def _start(self, batch: str, attempt: int) -> None:
         try:
             started = await self._leases.start(batch, attempt)
             await self.specs.learn((c.subscription_id, c.version) for c in started.checks)

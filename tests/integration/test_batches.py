@@ -177,6 +177,20 @@ async def test_a_full_engine_admits_nothing_until_there_is_room(bench: Bench) ->
     assert bench.recorder.results == []
 
 
+async def test_batches_that_wait_together_do_not_all_take_the_same_room(bench: Bench) -> None:
+    bench.schedule(*["/hang"] * 40)
+    claimed = bench.claims.claim(limit=1000, batch_size=4, max_queued=500)
+    waiting = [
+        asyncio.create_task(bench.batches.admit(batch.batch, batch.attempt))
+        for batch in claimed.batches
+    ]
+    await asyncio.sleep(0.3)
+    assert bench.batches.in_flight == 12  # full at 10, and the batch that came last is whole
+    assert sum(task.done() for task in waiting) == 3
+    for task in waiting:
+        task.cancel()
+
+
 async def test_results_that_nobody_can_store_stop_admission(bench: Bench) -> None:
     bench.recorder.full = True
     bench.schedule("/a")
