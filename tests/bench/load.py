@@ -99,7 +99,8 @@ def _variants(
         timeout=HANG_TIMEOUT_S,
         retries=0,
     )
-    time.sleep(warm_s + 2 * HANG_TIMEOUT_S)  # each is known to be down by then
+    # Each is known to be down by then, and what their common start held up is made good.
+    time.sleep(warm_s + 4 * HANG_TIMEOUT_S)
     hanging = spans.measure(fleet, seconds)
     return [
         Figure(
