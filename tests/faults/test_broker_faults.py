@@ -1,7 +1,6 @@
 """Messages that come twice, late or never, and a Redis that stops, ends and starts again."""
 
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.dying_beat import DYING
 from tests.support.fleet import Fleet
 from tests.support.reckoning import GRACE_S, now, reckon, rows
 
@@ -51,19 +51,6 @@ def counting() -> Iterator[Counting]:
         server.shutdown()
 
 
-#: A beat that dies between its first claim and the sending of that claim's messages.
-DIES_BEFORE_PUBLISHING = """
-import os, signal
-from celery.bin.celery import main
-from lighthouse.fleet.beat import Scheduler
-def die(self, batches):
-    if batches:
-        os.kill(os.getpid(), signal.SIGKILL)
-Scheduler._publish = die
-main()
-"""
-
-
 def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
     fleet: Fleet, counting: Counting
 ) -> None:
@@ -73,9 +60,8 @@ def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
     fleet.subscribe(40, interval_s=20, path="/counted", retries=0)
     fleet.target_port = target
     fleet.start_worker("w1")
-    beat = ("-A", "lighthouse.fleet", "beat")
-    fleet.run("beat0", sys.executable, "-c", DIES_BEFORE_PUBLISHING, *beat)
-    # Never: claimed by a beat that died before it had sent anything.
+    # Never: claimed, in one batch, by a beat that died before it had sent anything.
+    fleet.start_beat("beat0", scheduler=DYING)
     with redis.Redis.from_url(fleet.redis_url) as client:
         fleet.wait_until_ended("beat0")
         assert client.zcard("lh:leases") >= 1

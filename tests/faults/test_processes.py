@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
 
 from lighthouse.model import to_slot
+from lighthouse.schedule.keys import LEASES
 from tests.support.checker import Verdicts, check
+from tests.support.dying_beat import DYING
 from tests.support.fleet import Fleet
 
 #: Short, so that the sweep writes what is missed while the test watches.
@@ -75,6 +78,23 @@ def test_a_worker_killed_mid_batch_costs_no_slot(fleet: Fleet) -> None:
     assert found.statuses["success"] >= 80
 
 
+def test_a_beat_killed_between_a_claim_and_its_messages_costs_no_slot(fleet: Fleet) -> None:
+    """Fails when `_REAP` in schedule/claims.py ignores queued leases: slots end as missed."""
+    fleet.subscribe(60, interval_s=40)  # their first slots are due at once: one claim has them all
+    fleet.start_worker("w1")
+    fleet.start_beat("beat1", scheduler=DYING, LIGHTHOUSE_BATCH_SIZE="10")
+    fleet.wait_until_ended("beat1")
+    fleet.wait_for("results of the half that was sent", lambda: real_rows(fleet) == 30)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        assert client.llen("checks") == 0
+        assert client.zcard(LEASES) >= 3  # nobody will start these
+    fleet.start_beat("beat2")
+    fleet.wait_for("results of the other half", lambda: real_rows(fleet) >= 60)
+    found = settle(fleet)
+    found.assert_invariants()
+    assert found.statuses["missed"] == 0
+
+
 def test_checks_go_on_within_thirty_seconds_of_each_servers_return(fleet: Fleet) -> None:
     """Fails when beat's tick raises, or when the recorder drops rows that it could not flush."""
     fleet.subscribe(50, interval_s=10)
@@ -96,8 +116,6 @@ def test_checks_go_on_within_thirty_seconds_of_each_servers_return(fleet: Fleet)
 
 def test_a_flushed_redis_is_rebuilt_from_postgresql(fleet: Fleet) -> None:
     """Fails when the reconciler compares no numbers: nothing is scheduled any more."""
-    import redis
-
     fleet.subscribe(50, interval_s=10)
     fleet.start_beat()
     fleet.start_worker("w1")
