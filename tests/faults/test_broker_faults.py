@@ -54,8 +54,8 @@ def counting() -> Iterator[Counting]:
 def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
     fleet: Fleet, counting: Counting
 ) -> None:
-    """Fails when `_START` compares no attempt (slots are checked twice), and when `_REAP` leaves
-    queued batches alone (slots end as missed)."""
+    """Fails when `_START` compares no state (slots are checked twice), and when `_REAP` leaves
+    queued batches alone (their leases never end)."""
     target, fleet.target_port = fleet.target_port, counting.server_port
     fleet.subscribe(40, interval_s=20, path="/counted", retries=0)
     fleet.target_port = target
