@@ -12,6 +12,7 @@ import redis
 from lighthouse.model import to_slot
 from lighthouse.schedule.keys import LEASE_PREFIX, LEASES
 from tests.support.checker import Verdicts, check
+from tests.support.counting import counting
 from tests.support.dying_beat import DYING
 from tests.support.fleet import Fleet
 
@@ -167,15 +168,20 @@ def test_a_clean_stop_leaves_its_unfinished_checks_to_another_worker(fleet: Flee
 
 
 def test_two_beats_double_nothing(fleet: Fleet) -> None:
-    """Fails when `_CLAIM` reads and moves the seats in two calls."""
-    fleet.subscribe(200, interval_s=10)
-    fleet.start_beat("beat1")
-    fleet.start_beat("beat2")
-    fleet.start_worker("w1")
-    fleet.wait_for("results", lambda: real_rows(fleet) >= 600)
-    fleet.kill("beat1")
-    later = now()
-    fleet.wait_for("results of the other beat", lambda: real_rows(fleet, later) >= 200)
-    found = settle(fleet)
+    """Fails when `_CLAIM` is given what another call found due: slots are checked twice."""
+    with counting() as target:
+        url = f"http://127.0.0.1:{target.server_port}/"
+        fleet.subscribe(200, interval_s=10, urls=[url], retries=0)
+        for beat in ("beat1", "beat2"):
+            fleet.start_beat(beat, LIGHTHOUSE_TICK_MS="10")  # so that they meet often
+        fleet.start_worker("w1")
+        fleet.wait_for("results", lambda: real_rows(fleet) >= 600)
+        fleet.kill("beat1")
+        later = now()
+        fleet.wait_for("results of the other beat", lambda: real_rows(fleet, later) >= 200)
+        found = settle(fleet)
+        fleet.stop("beat2")
+        fleet.wait_for("the last results", lambda: not lease_states(fleet))
+        assert target.asked.total() == real_rows(fleet)
     found.assert_invariants()
     assert found.statuses["missed"] == 0
