@@ -132,7 +132,10 @@ def test_a_flushed_redis_is_rebuilt_from_postgresql(fleet: Fleet) -> None:
 
 
 def test_a_stopped_worker_that_wakes_up_doubles_nothing(fleet: Fleet) -> None:
-    """Fails when a lease is renewed without comparing its attempt."""
+    """Fails when `Batches._lose` raises: whoever finds its leases gone ends.
+
+    That nothing is doubled it shows of the rows alone, whose key would hide a second check.
+    """
     fleet.subscribe(40, interval_s=20)
     fleet.subscribe(20, interval_s=20, path="/hang")
     fleet.start_beat()
