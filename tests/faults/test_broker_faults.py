@@ -1,19 +1,23 @@
 """Messages that come twice, late or never, and a Redis that stops, ends and starts again."""
 
 import signal
-import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.support.counting import Counting, counting
+from tests.support.dying_beat import DYING
 from tests.support.fleet import Fleet
 from tests.support.reckoning import GRACE_S, now, reckon, rows
+
+
+@pytest.fixture
+def target() -> Iterator[Counting]:
+    with counting() as server:
+        yield server
 
 
 @pytest.fixture
@@ -22,60 +26,16 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield made
 
 
-class Counting(ThreadingHTTPServer):
-    """A target that counts who asked for what."""
-
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Counted)
-        self.asked: Counter[str] = Counter()
-
-
-class _Counted(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        assert isinstance(self.server, Counting)
-        self.server.asked[self.path] += 1
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def counting() -> Iterator[Counting]:
-    with Counting() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-#: A beat that dies between its first claim and the sending of that claim's messages.
-DIES_BEFORE_PUBLISHING = """
-import os, signal
-from celery.bin.celery import main
-from lighthouse.fleet.beat import Scheduler
-def die(self, batches):
-    if batches:
-        os.kill(os.getpid(), signal.SIGKILL)
-Scheduler._publish = die
-main()
-"""
-
-
 def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
-    fleet: Fleet, counting: Counting
+    fleet: Fleet, target: Counting
 ) -> None:
-    """Fails when `_START` compares no attempt (slots are checked twice), and when `_REAP` leaves
-    queued batches alone (slots end as missed)."""
-    target, fleet.target_port = fleet.target_port, counting.server_port
-    fleet.subscribe(40, interval_s=20, path="/counted", retries=0)
-    fleet.target_port = target
+    """Fails when `_START` compares no state (slots are checked twice), and when `_REAP` leaves
+    queued batches alone (their leases never end)."""
+    url = f"http://127.0.0.1:{target.server_port}/"
+    fleet.subscribe(40, interval_s=20, urls=[url], retries=0)
     fleet.start_worker("w1")
-    beat = ("-A", "lighthouse.fleet", "beat")
-    fleet.run("beat0", sys.executable, "-c", DIES_BEFORE_PUBLISHING, *beat)
-    # Never: claimed by a beat that died before it had sent anything.
+    # Never: claimed, in one batch, by a beat that died before it had sent anything.
+    fleet.start_beat("beat0", scheduler=DYING)
     with redis.Redis.from_url(fleet.redis_url) as client:
         fleet.wait_until_ended("beat0")
         assert client.zcard("lh:leases") >= 1
@@ -99,7 +59,7 @@ def test_messages_that_come_twice_an_hour_late_or_never_check_each_slot_once(
         fleet.wait_for("the last results", lambda: not client.zcard("lh:leases"))
     found.assert_invariants()
     assert found.statuses["missed"] == 0
-    assert counting.asked.total() == rows(fleet)
+    assert target.asked.total() == rows(fleet)
 
 
 def test_a_redis_that_stops_and_starts_again_and_again_costs_no_check_thirty_seconds_later(

@@ -71,6 +71,10 @@ async def a_downtime(pool: Pool, url: str) -> UUID:
 async def test_a_courier_killed_at_any_step_of_a_delivery_loses_nothing(
     pool: Pool, migrated_url: str, killer: Killer, step: str, requests: int
 ) -> None:
+    """Fails when `Courier._one` marks before it sends: killed in between, it has told nobody.
+
+    And when `_CLAIM` in store/due.py passes over leases that have ended: what it held waits on.
+    """
     async with Receiver() as receiver:
         one = await a_downtime(pool, f"{receiver.base}/ok")
         assert await killer.deliver(migrated_url, step)
@@ -90,7 +94,10 @@ async def test_a_courier_killed_at_any_step_of_a_delivery_loses_nothing(
 async def test_a_courier_killed_inside_the_marks_transaction_neither_marks_nor_reminds(
     pool: Pool, migrated_url: str, killer: Killer, step: str, requests: int
 ) -> None:
-    """Only where a reminder is written with the mark are there two statements to come between."""
+    """Fails when `mark_sent` opens no transaction: sent, and no reminder follows.
+
+    Only where a reminder is written with the mark are there two statements to come between.
+    """
     async with Receiver() as receiver:
         one = await a_target(pool, alerting={"remind_every_s": 3600}, hook=f"{receiver.base}/ok")
         await record(pool, [seen(one, await now_slot(pool) - MINUTE, DOWN)])
@@ -108,7 +115,9 @@ async def test_a_courier_killed_inside_the_marks_transaction_neither_marks_nor_r
 async def test_wherever_a_courier_is_killed_every_event_ends_on_every_channel(
     pool: Pool, migrated_url: str, killer: Killer
 ) -> None:
-    """Killed at the first step of a courier, then another one at the second, until one ends.
+    """Fails when `_BEFORE` in store/outbox.py omits what was merged: nobody hears of the end.
+
+    Killed at the first step of a courier, then another one at the second, until one ends.
 
     Each has a downtime with its reminders to tell on two channels, and then its recovery.
     """
@@ -158,6 +167,7 @@ async def test_wherever_a_courier_is_killed_every_event_ends_on_every_channel(
 async def test_a_recorder_killed_around_its_commit_loses_and_doubles_no_event(
     pool: Pool, migrated_url: str, killer: Killer, step: str
 ) -> None:
+    """Fails when `_flush` in store/record.py commits before it judges: rows without their event."""
     async with Receiver() as receiver:
         one = await a_target(pool, hook=f"{receiver.base}/ok")
         slot = await now_slot(pool) - MINUTE
@@ -179,6 +189,7 @@ async def test_a_recorder_killed_around_its_commit_loses_and_doubles_no_event(
 async def test_wherever_a_recorder_is_killed_it_stored_everything_or_nothing(
     pool: Pool, migrated_url: str, killer: Killer
 ) -> None:
+    """Fails when `_flush` in store/record.py commits before it judges: rows and the old verdict."""
     async with Receiver() as receiver:
         for number in count(1):
             one = await a_target(pool, name=f"step {number}", hook=f"{receiver.base}/{number}")
@@ -204,7 +215,10 @@ async def test_wherever_a_recorder_is_killed_it_stored_everything_or_nothing(
 
 
 def test_a_hint_that_redis_forgot_is_made_good_by_beat(tmp_path: Path) -> None:
-    """A downtime is recorded while nobody delivers, and FLUSHALL takes the hint with all else."""
+    """Fails when `FIXED` in fleet/beat.py has no `lighthouse.deliver`: nobody is told.
+
+    A downtime is recorded while nobody delivers, and FLUSHALL takes the hint with all else.
+    """
     with Fleet(tmp_path) as fleet:
         asyncio.run(_forgotten_hint(fleet))
 

@@ -39,6 +39,7 @@ def test_two_thousand_histories_of_a_fleet_keep_every_invariant() -> None:
 
 @pytest.mark.long
 def test_ten_thousand_histories_of_a_fleet_keep_every_invariant() -> None:
+    """Fails as the short form does."""
     explore_on_all_cores(MANY_SEEDS)
 
 
@@ -117,5 +118,6 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_simulator_finds(name: str, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the simulator's own `_check_schedule` looks at nothing: three are not found."""
     MUTATIONS[name](monkeypatch)
     assert "replay: python -m tests.support.simulator" in hunt(wire, FEW_SEEDS)

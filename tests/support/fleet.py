@@ -86,9 +86,14 @@ class Fleet:
         self._programs[name] = program
         self._running[name] = start(program, self.log(name))
 
-    def start_beat(self, name: str = "beat", **environment: str) -> None:
-        argv = (sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "beat")
-        self.run(name, *argv, **environment)
+    def start_beat(self, name: str = "beat", *, scheduler: str = "", **environment: str) -> None:
+        """`scheduler`: another class than ours, as module:Class."""
+        self.run(
+            name,
+            *(sys.executable, "-m", "celery", "-A", "lighthouse.fleet", "beat"),
+            *(("-S", scheduler) if scheduler else ()),
+            **environment,
+        )
 
     def start_worker(
         self,
