@@ -33,6 +33,9 @@ CHANGES_KNOWN_MS = 3_600_000
 JUDGE_LOCK = 0x6C68_6A75_6467
 #: Rows that are written to a COPY at a time: about half a millisecond, in which the loop stands.
 SLICE_ROWS = 100
+#: Milliseconds are kept in 64ths, finer than any probe can tell: the bits that a float then has no
+#: use for cost nothing where `community` compresses them, a third of all that a row takes up there.
+MS_PARTS = 64
 #: A flush that deadlocks or loses a serialization race is tried so often.
 MAX_TRIES = 4
 
@@ -322,7 +325,7 @@ def copy_line(result: Result) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "\\N" if value is None else f"{value:.3f}"
+    return "\\N" if value is None else repr(round(value * MS_PARTS) / MS_PARTS)
 
 
 def _plain(value: object) -> str:

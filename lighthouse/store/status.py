@@ -155,13 +155,17 @@ async def _hypertable(conn: Connection, edition: Edition, name: str) -> TableSiz
     )
     parts = await _rows(conn, "SELECT count(*) FROM show_chunks(%s::regclass)", (name,))
     compressed, ratio = None, None
-    if edition is Edition.COMMUNITY and name.endswith("_history"):
+    if edition is Edition.COMMUNITY:
         stats = await _rows(
             conn,
             "SELECT number_compressed_chunks, before_compression_total_bytes::float8"
             " / nullif(after_compression_total_bytes, 0)"
-            " FROM hypertable_columnstore_stats(%s::regclass)",
-            (name,),
+            " FROM hypertable_columnstore_stats(coalesce("
+            "  (SELECT format('%%I.%%I', materialization_hypertable_schema,"
+            "       materialization_hypertable_name)::regclass"
+            "     FROM timescaledb_information.continuous_aggregates WHERE view_name = %s),"
+            "  %s::regclass))",
+            (name, name),
         )
         compressed, ratio = stats[0] if stats else (0, None)
     return TableSize(

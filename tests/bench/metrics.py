@@ -4,8 +4,8 @@
 
 Rollups of 30 days are made by SQL, in the order in which the hours would have come (so that the
 rows of one subscription lie far apart), and raw rows for the hour that is still open. On
-`community` the rollups come of one raw row an hour. LIGHTHOUSE_TEST_DATABASE_URL names a server to
-repeat it on.
+`community` the rollups come of one raw row an hour, and the policy compresses those it would have.
+LIGHTHOUSE_TEST_DATABASE_URL names a server to repeat it on.
 """
 
 import asyncio
@@ -112,6 +112,12 @@ async def _close(connection: Connection, edition: Edition, open_from: datetime) 
             "CALL refresh_continuous_aggregate('hourly_checks', NULL, %s::timestamptz)",
             (open_from,),
         )
+        cursor = await connection.execute(
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
+            " AND hypertable_name = 'hourly_checks'"
+        )
+        for (job,) in await cursor.fetchall():
+            await connection.execute("CALL run_job(%s)", (job,))
     else:
         for rollup, until in (("hourly", open_from), ("daily", day_of(open_from))):
             await connection.execute(

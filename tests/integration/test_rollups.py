@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from lighthouse.model import CheckStatus, to_slot
-from lighthouse.store import rollups
+from lighthouse.store import migrate, rollups
 from lighthouse.store.edition import Edition
 from lighthouse.store.metrics import (
     Metric,
@@ -24,6 +24,7 @@ from lighthouse.store.metrics import (
 )
 from lighthouse.store.pool import Connection, Pool, open_pool
 from lighthouse.store.record import record
+from lighthouse.store.status import status as status_of
 from tests.support.history import (
     DAY,
     DOWN,
@@ -39,6 +40,7 @@ from tests.support.history import (
     percentile,
     result,
     retain,
+    run_policies,
     scattered,
     settle,
     settle_all,
@@ -403,6 +405,38 @@ async def test_rollups_outlive_their_raw_rows(pool: Pool, migrated_url: str) -> 
         await settle(pool)
         await execute(pool, "DELETE FROM rollup_dirty")
     assert await uptime(pool, target, 30) == Uptime(due=24, judged=24, success=23)
+
+
+async def test_rollups_that_are_compressed_read_the_same_and_late_results_still_count(
+    pool: Pool, migrated_url: str
+) -> None:
+    target, day = uuid4(), day_of(now()) - 40 * DAY
+    async with pool.connection() as connection:
+        if await edition_of(pool) is Edition.PLAIN:
+            await connection.execute(
+                "SELECT lighthouse_ensure_partitions(%s, %s)", (day.date(), now().date())
+            )
+        await insert_raw(
+            connection,
+            ((target, day + n * 5 * HOUR, UP if n % 3 else DOWN, 10.0 + n) for n in range(190)),
+        )
+    await settle_all(pool)
+    before = [await hourly_metrics(pool, target, 45 * 24), await daily_metrics(pool, target, 45)]
+    if await edition_of(pool) is Edition.COMMUNITY:
+        await run_policies(pool, "policy_compression")
+        tables = {table.name: table for table in (await status_of(migrated_url)).tables}
+        assert (tables["hourly_checks"].compressed_parts or 0) >= 2
+        assert (tables["daily_checks"].compressed_parts or 0) >= 2
+    for _ in range(2):
+        assert [
+            await hourly_metrics(pool, target, 45 * 24),
+            await daily_metrics(pool, target, 45),
+        ] == before
+        await asyncio.to_thread(migrate.downgrade, migrated_url, "0005")
+    await asyncio.to_thread(migrate.upgrade, migrated_url)
+    await record(pool, [result(target, now() - 6 * DAY, DOWN, 5000.0)])
+    await settle(pool)
+    await assert_exact(pool)
 
 
 # --- the task's own protocol: where TimescaleDB keeps the rollups there is no task ---------------

@@ -175,6 +175,8 @@ POLICIES = {
     Edition.COMMUNITY: [
         ("policy_compression", "alert_history", {"compress_after": "30 days"}),
         ("policy_compression", "check_history", {"compress_after": "7 days"}),
+        ("policy_compression", "daily_checks", {"compress_after": "9 days"}),
+        ("policy_compression", "hourly_checks", {"compress_after": "8 days"}),
         (
             "policy_refresh_continuous_aggregate",
             "daily_checks",
