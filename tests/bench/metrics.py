@@ -47,13 +47,37 @@ SELECT id, time + random() * %s::interval, 'success', 100 * random(), 20, 60, 50
  ORDER BY time
 """
 
+_HOURS = b"""
+SELECT pg_total_relation_size('hourly_rollups')::float8 / count(*) FROM hourly_rollups
+"""
+
+_COMPRESSED_HOURS = b"""
+WITH chunks AS (
+    SELECT range_start, range_end, format('%I.%I', chunk_schema, chunk_name)::regclass AS chunk
+      FROM timescaledb_information.chunks AS c
+      JOIN timescaledb_information.continuous_aggregates AS a
+        ON (c.hypertable_schema, c.hypertable_name)
+           = (a.materialization_hypertable_schema, a.materialization_hypertable_name)
+     WHERE a.view_name = 'hourly_checks' AND c.is_compressed
+)
+SELECT (SELECT sum(total_bytes) FROM chunks AS c
+         JOIN LATERAL chunks_detailed_size('hourly_checks') AS d
+           ON format('%I.%I', d.chunk_schema, d.chunk_name)::regclass = c.chunk)::float8
+       / (SELECT count(*) FROM chunks AS c JOIN hourly_checks AS h
+            ON h.hour >= c.range_start AND h.hour < c.range_end)
+"""
+
 
 def measure(*, subscriptions: int, queries: int) -> list[Figure]:
-    """One figure for each database at hand."""
-    return [asyncio.run(_measure(url, subscriptions, queries)) for url in databases.each()]
+    """Time and room of each database at hand."""
+    return [
+        figure
+        for url in databases.each()
+        for figure in asyncio.run(_measure(url, subscriptions, queries))
+    ]
 
 
-async def _measure(url: str, subscriptions: int, queries: int) -> Figure:
+async def _measure(url: str, subscriptions: int, queries: int) -> list[Figure]:
     async with open_pool(url, minimum=1, maximum=1) as pool:
         edition = await edition_of(pool)
         began = time.monotonic()
@@ -71,7 +95,8 @@ async def _measure(url: str, subscriptions: int, queries: int) -> Figure:
             took.append((time.perf_counter() - began) * 1000)
             assert len(found) >= DAYS * 24 - 1, len(found)
         cpu_s = time.process_time() - cpu_s
-    return Figure(
+        hour_bytes = await _hour_bytes(pool, edition)
+    taken = Figure(
         key=f"hourly_metrics_p99_{edition.value}",
         figure=f"hourly metrics of 30 days, {edition.value}, p99",
         value=percentile(took, 0.99),
@@ -81,6 +106,25 @@ async def _measure(url: str, subscriptions: int, queries: int) -> Figure:
         f" CPU time; of {subscriptions:,} subscriptions"
         f" (made in {filled_s:.0f} s)",
     )
+    room = Figure(
+        key=f"hour_bytes_{edition.value}",
+        figure=f"bytes of a subscription's hour in the rollups, {edition.value}",
+        value=hour_bytes,
+        unit="bytes",
+        note="once compressed" if edition is Edition.COMMUNITY else "with their key",
+    )
+    return [taken, room]
+
+
+async def _hour_bytes(pool: Pool, edition: Edition) -> float:
+    """With indexes; on `community` of what is compressed, for most of a year's hours will be."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            _COMPRESSED_HOURS if edition is Edition.COMMUNITY else _HOURS
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 async def _fill(pool: Pool, edition: Edition, subscriptions: int) -> list[UUID]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MINUTE_S, DAY_S = 60, 86_400
+MINUTE_S, DAY_S, YEAR_HOURS = 60, 86_400, 8_760
 #: Subscriptions that are each checked once a minute.
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 #: No part is planned to be busier than this: above it queues grow faster than work.
@@ -46,11 +46,13 @@ class Costs:
     claim_s: float  #: Redis' part of a claim
     redis_s: float  #: that, leases, queue and hand-over: what the whole fleet asks of it
     worker_s: float
+    https_worker_s: float | None
     postgres_s: float
     redis_bytes: float  #: of a scheduled subscription
     row_bytes: float
     compressed_bytes: float
     compressed_measured: bool
+    rollup_bytes: float | None  #: of an hour of a subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +65,13 @@ class Need:
     redis_servers: int
     redis_gb: float  #: of all servers together
     worker_cores: int
+    https_worker_cores: int | None  #: the same when every check is HTTPS
     database_cores: int
     database_servers: int
     written_mb_s: float
     raw_gb_a_day: float
     disk_tb: float
+    rollups_tb: float | None  #: hours of a year
 
 
 def costs_of(document: Mapping[str, Any]) -> Costs:
@@ -75,16 +79,22 @@ def costs_of(document: Mapping[str, Any]) -> Costs:
     values = {f["key"]: f["value"] for f in document["figures"] if f["value"] is not None}
     row = values.get("row_bytes_community") or values.get("row_bytes_apache")
     compressed = values.get("row_bytes_compressed")
+    https = values.get("https_worker_us")
+    rollup = next(
+        (v for e in ("community", "apache", "plain") if (v := values.get(f"hour_bytes_{e}"))), None
+    )
     return Costs(
         beat_s=values["claim_beat_us"] / 1e6,
         claim_s=values["claim_redis_us"] / 1e6,
         redis_s=max(values["http_redis_us"], values["claim_redis_us"]) / 1e6,
         worker_s=values["http_worker_us"] / 1e6,
+        https_worker_s=https / 1e6 if https else None,
         postgres_s=values["http_postgres_us"] / 1e6,
         redis_bytes=values["redis_subscription_bytes"],
         row_bytes=row or values["row_bytes_plain"],
         compressed_bytes=compressed or BUDGET_COMPRESSED_BYTES,
         compressed_measured=compressed is not None,
+        rollup_bytes=rollup,
     )
 
 
@@ -100,6 +110,9 @@ def need(costs: Costs, subscriptions: int) -> Need:
         redis_servers=math.ceil(rate * costs.redis_s / BUSY),
         redis_gb=subscriptions * costs.redis_bytes / 1e9,
         worker_cores=math.ceil(rate * costs.worker_s / BUSY),
+        https_worker_cores=math.ceil(rate * costs.https_worker_s / BUSY)
+        if costs.https_worker_s
+        else None,
         database_cores=database_cores,
         database_servers=math.ceil(database_cores / DATABASE_CORES),
         written_mb_s=rate * costs.row_bytes * 2 / 1e6,  # the row, and the log that it is first in
@@ -107,6 +120,9 @@ def need(costs: Costs, subscriptions: int) -> Need:
         disk_tb=day
         * (RAW_DAYS * costs.row_bytes + COMPRESSED_DAYS * costs.compressed_bytes)
         / 1e12,
+        rollups_tb=subscriptions * YEAR_HOURS * costs.rollup_bytes / 1e12
+        if costs.rollup_bytes
+        else None,
     )
 
 
@@ -206,6 +222,7 @@ def _table(costs: Costs) -> Iterator[str]:
         ("Redis servers (a core each)", [f"{n.redis_servers:,}" for n in needs]),
         ("Redis memory, all together", [f"{n.redis_gb:,.1f} GB" for n in needs]),
         ("worker cores", [f"{n.worker_cores:,}" for n in needs]),
+        ("worker cores, all of it HTTPS", [_count(n.https_worker_cores) for n in needs]),
         ("database cores", [f"{n.database_cores:,}" for n in needs]),
         (f"databases of {DATABASE_CORES} cores", [f"{n.database_servers:,}" for n in needs]),
         ("written, log included", [f"{n.written_mb_s:,.0f} MB/s" for n in needs]),
@@ -214,9 +231,18 @@ def _table(costs: Costs) -> Iterator[str]:
             f"disk for {RAW_DAYS + COMPRESSED_DAYS} days, {COMPRESSED_DAYS} of them compressed",
             [f"{n.disk_tb:,.1f} TB" for n in needs],
         ),
+        ("hourly rollups of a year", [_terabytes(n.rollups_tb) for n in needs]),
     )
     for name, cells in rows:
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _count(cores: int | None) -> str:
+    return "not measured" if cores is None else f"{cores:,}"
+
+
+def _terabytes(size: float | None) -> str:
+    return "not measured" if size is None else f"{size:,.1f} TB"
 
 
 def _simulation(costs: Costs) -> Iterator[str]:
@@ -239,12 +265,14 @@ def told(document: Mapping[str, Any]) -> str:
     """Costs, needs and limits as Markdown."""
     costs = costs_of(document)
     compressed = f"{costs.compressed_bytes:.0f} compressed"
+    https = f" (HTTPS {costs.https_worker_s * 1e6:.0f} µs)" if costs.https_worker_s else ""
+    rollup = f", {costs.rollup_bytes:.0f} an hour's rollup" if costs.rollup_bytes else ""
     lines = [
         "Measured costs of a check: "
-        f"worker {costs.worker_s * 1e6:.0f} µs, PostgreSQL {costs.postgres_s * 1e6:.0f} µs, "
+        f"worker {costs.worker_s * 1e6:.0f} µs{https}, PostgreSQL {costs.postgres_s * 1e6:.0f} µs, "
         f"Redis {costs.redis_s * 1e6:.1f} µs, beat {costs.beat_s * 1e6:.1f} µs; "
         f"{costs.row_bytes:.0f} bytes raw, {compressed}"
-        f"{'' if costs.compressed_measured else ' (the budget: not measured)'}; "
+        f"{'' if costs.compressed_measured else ' (the budget: not measured)'}{rollup}; "
         f"{costs.redis_bytes:.0f} bytes of Redis a subscription. "
         f"No part is planned to be busier than {BUSY:.0%}.",
         "",

@@ -12,11 +12,13 @@ COSTS = scale.Costs(
     claim_s=10e-6,
     redis_s=20e-6,
     worker_s=140e-6,
+    https_worker_s=900e-6,
     postgres_s=35e-6,
     redis_bytes=400,
     row_bytes=200,
     compressed_bytes=20,
     compressed_measured=True,
+    rollup_bytes=50,
 )
 
 
@@ -73,6 +75,8 @@ def test_a_million_a_minute_needs_rate_times_cost() -> None:
     assert (needed.beats, needed.redis_servers, needed.worker_cores) == (1, 1, 4)
     assert (needed.database_cores, needed.database_servers) == (1, 1)
     assert needed.redis_gb == 0.4
+    assert needed.https_worker_cores == 22
+    assert needed.rollups_tb == 0.438
     assert round(needed.raw_gb_a_day) == 288
 
 
@@ -99,6 +103,7 @@ def test_scale_reads_a_run_and_says_what_was_not_measured() -> None:
     told = scale.told(document(*keys))
     assert "| checks a second | 16,667 | 166,667 | 1,666,667 |" in told
     assert "20 compressed (the budget: not measured)" in told
+    assert "| hourly rollups of a year | not measured | not measured | not measured |" in told
 
 
 def test_the_readme_table_has_date_machine_and_command() -> None:
