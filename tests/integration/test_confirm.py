@@ -251,11 +251,16 @@ async def test_a_worker_that_has_taken_its_own_request_leaves_it_to_others(
 async def test_a_request_that_came_back_is_taken_by_the_other_worker(
     bench: Bench, client: "redis.Redis"
 ) -> None:
-    """Each of many requests is answered, whichever worker Redis gives it to first."""
+    """Fails without `put_back`: one of two requests comes to whoever made it, and ends there."""
     async with raw_target(answering(500)) as target:
-        for number in range(1, 9):
+        for number in range(1, 13):
+            if number % 2:  # then it is `one` that has waited longest, and is given its own request
+                client.rpush(f"{CONFIRMED_PREFIX}other", "{}")
+                await asyncio.sleep(0.1)
             await bench.check(target)
-            assert (await bench.result(number)).confirmation is not None
+            await bench.result(number)
+    answered = sum(result.confirmation is not None for _, result in bench.recorded)
+    assert answered >= 10  # on a busy machine one or two may come too late
 
 
 async def test_a_worker_that_nothing_answers_is_no_witness(bench: Bench) -> None:
