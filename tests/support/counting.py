@@ -15,12 +15,14 @@ class Counting(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Counted)
         self.asked: Counter[str] = Counter()
+        self.first = threading.Event()  #: somebody has asked
 
 
 class _Counted(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Counting)
         self.server.asked[self.path] += 1
+        self.server.first.set()
         self.send_response(204)
         self.end_headers()
 
