@@ -68,6 +68,7 @@ class Batches:
         self._held: dict[Token, _Held] = {}
         self._by_row: dict[tuple[UUID, int], list[_Held]] = {}
         self._released: set[Token] = set()
+        self._unread: list[tuple[Token, list[tuple[UUID, int]]]] = []  #: to be given back
         self.specs = Specs(leases, keys or Keyring())
         self._ready: deque[_Ready] = deque()
         self._wake = asyncio.Event()
@@ -97,10 +98,17 @@ class Batches:
     async def _start(self, batch: str, attempt: int) -> None:
         try:
             started = await self._leases.start(batch, attempt)
-            await self.specs.learn((c.subscription_id, c.version) for c in started.checks)
         except ScheduleError as exc:
             # The lease is reaped and its batch published again.
             log.warning("batch not started", batch=batch, why=str(exc))
+            return
+        try:
+            await self.specs.learn((c.subscription_id, c.version) for c in started.checks)
+        except ScheduleError as exc:
+            # It is ours: nobody else would have it before its lease is over.
+            log.warning("batch not read", batch=batch, why=str(exc))
+            slots = [(c.subscription_id, c.slot) for c in started.checks]
+            self._unread.append(((batch, attempt), slots))
             return
         self._shed += started.shed
         if not started.checks:
@@ -228,6 +236,10 @@ class Batches:
                     done = list(self._released)
                     await self._leases.release(done)
                     self._released.difference_update(done)
+                if self._unread:
+                    given = self._unread[:]  # while it waits, more may come
+                    await self._leases.give_back(given)
+                    del self._unread[: len(given)]
                 if time.monotonic() - renewed >= RENEW_S:
                     held = [token for token, held in self._held.items() if not held.lost]
                     for token in await self._leases.renew(held):
@@ -267,6 +279,6 @@ class Batches:
         with contextlib.suppress(ScheduleError):
             await self._leases.release(list(self._released))
             await self._leases.give_back(
-                [(h.token, list(h.left)) for h in self._held.values() if not h.lost]
+                [(h.token, list(h.left)) for h in self._held.values() if not h.lost] + self._unread
             )
             await self._leases.leave()

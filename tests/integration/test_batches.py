@@ -13,6 +13,7 @@ import redis
 import redis.asyncio
 
 from lighthouse import slots
+from lighthouse.errors import ScheduleUnavailable
 from lighthouse.fleet.batches import Batches
 from lighthouse.fleet.health import Health
 from lighthouse.model import CheckStatus, MonitorType, Outcome, Reason, Result
@@ -219,6 +220,25 @@ async def test_what_is_unfinished_at_the_end_is_given_back_and_the_rest_released
     assert body is not None
     assert body[:16] == hanging.bytes
     assert client.zcard("lh:workers") == 0
+
+
+async def test_a_batch_that_cannot_be_read_is_another_workers_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: Any) -> None:
+        raise ScheduleUnavailable("Redis has gone between two commands")
+
+    (one,) = bench.schedule("/a")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.batches.specs, "learn", away)
+        ((batch, attempt),) = await bench.admit()
+    async with asyncio.timeout(3):  # and not when its lease is over
+        while not (again := bench.claims.reap()):
+            await asyncio.sleep(0.05)
+    assert [(a.batch, a.attempt, a.size) for a in again] == [(batch, attempt + 1, 1)]
+    await bench.batches.admit(again[0].batch, again[0].attempt)
+    (result,) = await bench.results(1)
+    assert result.subscription_id == one
 
 
 async def test_a_lost_lease_is_neither_renewed_nor_released(
