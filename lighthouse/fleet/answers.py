@@ -44,13 +44,20 @@ class Pauses:
         self._latest = list(zip(reversed(self._times[1:]), reversed(lengths), strict=True))
         self._usual = median(lengths[1:]) if lengths[1:] else 0.0
 
-    def spare(self, began_at: float, ended_at: float) -> bool:
-        """Whether an attempt was silent for no outage of ours, from its begin until now."""
+    def spare(self, began_at: float, ended_at: float, near_s: float = 0.0) -> bool:
+        """Whether an attempt failed for no outage of ours, from its begin until now.
+
+        Something answered during it; or, where it was too short for that, before and after it
+        within `near_s`.
+        """
         bearable = max(UNUSUAL * self._usual, PAUSE_SHARE * (ended_at - began_at), SHORT_S)
         for resumed_at, lasted in self._latest:
             if resumed_at <= began_at:
                 break
             if lasted > bearable:
                 return False
-        last_before_end = self._times[bisect_right(self._times, ended_at) - 1]
-        return last_before_end >= began_at - CLOSE_S
+        place = bisect_right(self._times, ended_at)
+        last_before_end = self._times[place - 1]
+        if last_before_end >= began_at - CLOSE_S:
+            return True
+        return place < len(self._times) and self._times[place] - last_before_end <= near_s

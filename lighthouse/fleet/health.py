@@ -4,7 +4,8 @@ A target that answered wrongly has proved the way to it. One that was silent is 
 something unrelated answers afterwards: another check, a reference target, or a target that
 answered lately and is asked again. Where nothing had answered during the attempt either, or for
 unusually long since, that proof may only mean that the network is back, so the silent target is
-checked once more. What nothing proves in time becomes `error`, and the operator hears of it once.
+checked once more. A refusal is doubted in the same way, for it may come from a device in between.
+What nothing proves in time becomes `error`, and the operator hears of it once.
 
 Meanwhile another worker looks at what is newly down. What it reaches and this one does not, at a
 second look either, is no fault of the target.
@@ -44,6 +45,9 @@ PROOF_S = 5.0
 #: else look like an outage of ours, at least and at most.
 ROUND_S = 0.5
 LEAST_ROUND_S, MOST_ROUND_S = 0.1, 2.0
+#: A refusal takes no time in which something else could answer. At a second look, which begins with
+#: an answer and beside which more are asked for, answers this close around it are enough.
+NEAR_S = ASK_S + ROUND_S
 #: Seconds in which a busy fleet has its next answer anyway.
 BUSY_S = 0.2
 #: Silent targets that are checked once more at the same time.
@@ -258,15 +262,19 @@ class Health:
         """Something of `who` answered: let go of what waited for that."""
         waiting, self._held = self._held, []
         pauses = self._answers.pauses()
+        unproved = 0
         for held in waiting:
             if held.target.who == who:
                 self._held.append(held)
-            elif pauses.spare(held.began_at, held.ended_at):
+            elif pauses.spare(held.began_at, held.ended_at, NEAR_S if held.again else 0.0):
                 self._let_through(held)
             elif held.again:
                 self._add(_unproved(held.result))
+                unproved += 1
             else:
                 self._spawn(self._check_again(held))
+        if unproved:
+            log.warning("not judged, for little else answered at a second look", checks=unproved)
 
     def _seek(self) -> None:
         if self._in_doubt_since is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lighthouse.local import servers
 from tests.faults.test_processes import GRACE_S, now, real_rows, settle
 from tests.support.fleet import Fleet
 
@@ -71,3 +72,32 @@ def test_one_silent_target_among_others_is_down(fleet: Fleet) -> None:
         60,
     )
     assert fleet.query("SELECT alert_type::text FROM alert_history") == [("downtime",)]
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_refused_connection_in_a_small_fleet_is_down(tmp_path: Path, reference: bool) -> None:
+    """Fails when `Pauses.spare` lets nothing be near: each refusal is stored as `error`."""
+    with Fleet(tmp_path) as fleet:
+        fleet.subscribe(1, interval_s=20)
+        closed = f"http://127.0.0.1:{servers.free_port()}/"
+        (refused,) = fleet.subscribe(1, interval_s=10, path="closed", urls=(closed,))
+        if reference:
+            fleet.environment["LIGHTHOUSE_REFERENCE_TARGETS"] = fleet.url("/ok")
+        fleet.start_beat()
+        fleet.start_worker("w1")
+        fleet.wait_for(
+            "three results of it",
+            lambda: (
+                fleet.scalar(
+                    f"SELECT count(*) FROM check_history WHERE subscription_id = '{refused}'"
+                )
+                >= 3
+            ),
+            40,
+        )
+        assert fleet.query(
+            "SELECT DISTINCT status::text, error_code FROM check_history"
+            " WHERE subscription_id = %s",
+            refused,
+        ) == [("failure", "connection_refused")]
+        assert fleet.query("SELECT alert_type::text FROM alert_history") == [("downtime",)]

@@ -48,6 +48,17 @@ def test_a_worker_with_little_to_do_needs_one_answer_during_the_attempt() -> Non
     assert not pauses.spare(45, 55)
 
 
+def test_an_attempt_too_short_for_an_answer_needs_one_close_before_and_one_close_after() -> None:
+    answers = Answers()
+    for time in (0, 20, 40, 40.5, 60, 90):
+        answers.note(time)
+    pauses = answers.pauses()
+    assert pauses.spare(40.2, 40.2002, 2.5)
+    assert not pauses.spare(40.2, 40.2002)
+    assert not pauses.spare(50, 50.0002, 2.5)
+    assert not pauses.spare(91, 91.0002, 2.5)  # nothing after it yet
+
+
 def test_what_began_before_the_kept_answers_is_not_sure() -> None:
     answers = Answers()
     busy(answers, 0, MOST_ANSWERS / 10 + 50)

@@ -45,12 +45,13 @@ class ScriptedProber(Prober):
         super().__init__(load({}))
         self.network = SILENT
         self.answers: dict[str, Outcome] = {}
+        self.pauses: dict[str, float] = {}  #: between attempts, which the latency does not hold
         self.asked: list[str] = []
 
     async def probe(self, type: MonitorType, config: Any, interval_s: float) -> Outcome:  # noqa: A002
         self.asked.append(config.url)
         answer = self.answers.get(config.url, self.network)
-        await asyncio.sleep((answer.latency_ms or 0.0) / 1000)
+        await asyncio.sleep(self.pauses.get(config.url, 0.0) + (answer.latency_ms or 0.0) / 1000)
         return answer
 
 
@@ -204,6 +205,24 @@ async def test_a_reference_that_answers_makes_silence_a_timeout() -> None:
     assert bench.statuses == ["timeout"]
     assert bench.prober.asked[:2] == ["http://reference/", "http://a/"]
     assert bench.alarms == []
+
+
+async def test_a_refusal_takes_no_time_and_is_judged_all_the_same_where_little_else_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails when a second look, too, wants an answer in the instant of its last attempt."""
+    monkeypatch.setattr(health, "ROUND_S", 0.5)
+    monkeypatch.setattr(health, "LEAST_ROUND_S", 0.5)
+    monkeypatch.setattr(health, "PROOF_S", 5.0)
+    bench = Bench("http://reference/")
+    bench.prober.answers["http://reference/"] = UP
+    bench.prober.answers["http://a/"] = REFUSED
+    bench.prober.pauses["http://a/"] = 0.25  # before the second of its attempts
+    bench.take(target("a"), replace(REFUSED, latency_ms=0.2))
+    await asyncio.sleep(0.9)
+    assert bench.statuses == ["failure"]
+    assert bench.prober.asked.count("http://a/") == 1
+    await bench.health.close()
 
 
 async def test_a_refused_connection_stands_where_there_is_nobody_to_ask() -> None:
