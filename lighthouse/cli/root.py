@@ -21,13 +21,11 @@ class Lazy:
 
 COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
-        "db": Lazy("lighthouse.cli.db:db", "The database's schema: upgrade, downgrade, status."),
+        "db": Lazy("lighthouse.cli.db:db", "The database: upgrade, downgrade, status, url."),
         "subscriptions": Lazy(
             "lighthouse.cli.subscriptions:subscriptions", "What is watched: add, list, pause …"
         ),
-        "channels": Lazy(
-            "lighthouse.cli.channels:channels", "Where alerts go: add, list, test, remove."
-        ),
+        "channels": Lazy("lighthouse.cli.channels:channels", "Where alerts go: add, list, test …"),
         "secrets": Lazy("lighthouse.cli.secrets:secrets", "The keys that seal secrets: rotate …"),
         "check": Lazy("lighthouse.cli.checks:check", "Probe a target once, now; store nothing."),
         "schema": Lazy(

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import click
 from pydantic import SecretStr
@@ -72,6 +73,15 @@ def up(demo: bool, data_dir: Path, workers: int) -> None:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LocalError(f"the disk is full; free some space at {data_dir}") from exc
         raise LocalError(f"{data_dir} cannot be used: {exc}") from exc
+
+
+def _refuse_what_ended(database_url: str, directory: Path) -> None:
+    """Raise LocalError for a server of this directory, which cannot be running: we hold it."""
+    if f"{directory.resolve()}/" in unquote(database_url):
+        raise LocalError(
+            f"DATABASE_URL comes of an earlier fleet in {directory}, as its env file had it;"
+            " open a new terminal"
+        )
 
 
 class _Up:
@@ -149,6 +159,7 @@ class _Up:
             "DATABASE_URL": settings.database_url.get_secret_value(),
             "REDIS_URL": settings.redis_url.get_secret_value(),
         }
+        _refuse_what_ended(urls["DATABASE_URL"], directory)
         embedded: list[tuple[str, servers.Server]] = []
         if not urls["DATABASE_URL"]:
             embedded.append(("DATABASE_URL", servers.prepare_postgres(directory, logs=logs)))

@@ -391,7 +391,20 @@ def test_the_status_command_of_another_terminal_works_with_the_env_file(
     ended.append(up)
     assert json.loads(elsewhere(up, "status", "--json").stdout)["subscriptions"] == {}
     assert (up.data / "env").stat().st_mode & 0o077 == 0
+    env = (up.data / "env").read_text()
     assert up.stop() == 0
+    # That terminal still has the servers of a fleet that has ended.
+    again = subprocess.run(
+        ["/bin/sh", "-c", f'{env}exec "$0" -m lighthouse up --data-dir {up.data}', sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert again.returncode == 1
+    (line,) = again.stderr.splitlines()
+    assert "an earlier fleet" in line
+    assert "open a new terminal" in line
 
 
 def elsewhere(up: Up, *command: str) -> subprocess.CompletedProcess[str]:
