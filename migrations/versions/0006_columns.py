@@ -1,4 +1,4 @@
-"""On `community` the rollups too become columns: an eighth of the bytes, and read in half the time.
+"""On `community` the rollups too become columns: a fifth of the bytes, and read from fewer pages.
 
 The hours of one subscription lie on a page each until their chunk, of ten days, is compressed into
 one row of each subscription. No chunk is, before the refresh policies are through with it.
